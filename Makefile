@@ -1,0 +1,78 @@
+# Every verb of Slipway. No logic here: one verb, one command, the same in CI and by hand.
+#
+#   make cluster-up                            from nothing to a cluster that has trained a model
+#   make cluster-up CLUSTER=clusters/x.yaml    another cluster
+#   make cluster-up JOB=                       without the job at the end
+#   make cluster-down PURGE=1                  remove everything, volumes too
+
+CLUSTER ?= clusters/lab.yaml
+JOB ?= jobs/ddp.sbatch
+TESTS ?=
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export SLIPWAY_STARTED ?= $(shell date +%s.%N)
+
+venv := .venv/bin
+infra := $(venv)/python -m infra
+
+help: ## show these verbs
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+cluster-up: $(venv)/ready ## build what is missing, start the cluster, prove it with a training job
+	@$(infra) up $(CLUSTER) --job "$(JOB)"
+
+cluster-down: $(venv)/ready ## stop and remove the cluster (PURGE=1: its volumes and secrets as well)
+	@$(infra) down $(CLUSTER) $(if $(PURGE),--purge)
+
+status: $(venv)/ready ## nodes, jobs, health, addresses, disk
+	@$(infra) status $(CLUSTER)
+
+logs: $(venv)/ready ## what the nodes log (NODE=slurmctld: one node, FOLLOW=1: go on)
+	@$(infra) logs $(CLUSTER) $(NODE) $(if $(FOLLOW),--follow)
+
+shell: $(venv)/ready ## a shell on the login node (NODE=c1: another node, as root)
+	@$(infra) shell $(CLUSTER) $(NODE)
+
+env: $(venv)/ready ## what to eval, so that sbatch, squeue and the others work in this shell
+	@$(infra) env $(CLUSTER)
+
+verify: $(venv)/ready ## check every node of the running cluster
+	@$(infra) verify $(CLUSTER)
+
+rotate-secrets: $(venv)/ready ## new munge key, JWT key and database password for the cluster
+	@$(infra) rotate-secrets $(CLUSTER)
+
+host: $(venv)/ready ## make this machine able to run containers
+	@$(infra) host
+
+images: $(venv)/ready ## build every image, the stack's too, and verify them against their locks
+	@$(infra) images build
+	@$(infra) images verify
+
+render: $(venv)/ready ## write build/<cluster>/ from hardware/ and clusters/
+	@$(infra) render $(CLUSTER)
+
+show: $(venv)/ready ## what a cluster file means: nodes, cores, GPUs, memory, power, price
+	@$(infra) show $(CLUSTER)
+
+check: $(venv)/ready ## format, lint, types and unit tests; under a minute
+	@tests/check
+
+test: check test-lab ## everything: check, images, jobs, then a real cluster
+
+test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of them)
+	@tests/run-lab $(TESTS)
+
+bench: $(venv)/ready ## the figures of docs/measured.md, each beside its limit
+	@$(infra) bench all
+
+lock: $(venv)/ready ## resolve the tooling's dependencies again, into requirements.lock
+	@infra/bootstrap --lock
+
+$(venv)/ready: requirements.lock infra/bootstrap
+	@infra/bootstrap
+
+.PHONY: help cluster-up cluster-down status logs shell env verify rotate-secrets host images render show \
+        check test test-lab bench lock
