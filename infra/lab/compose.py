@@ -1,0 +1,103 @@
+"""The Docker Compose project of one lab cluster, and the machines (containers) in it."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra import paths, process
+from infra.errors import Failure
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running or stopped container: `health` is healthy, starting, unhealthy, or empty when it is not running."""
+
+    name: str
+    container: str
+    state: str
+    health: str
+    started: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Project:
+    """The Compose project of the cluster called `cluster`. Volumes and networks carry its label."""
+
+    cluster: str
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", paths.build(self.cluster))
+
+    @property
+    def name(self) -> str:
+        return f"slipway-{self.cluster}"
+
+    def compose(self, *words: str, log: Path) -> None:
+        """Run `docker compose` on this project, with its output in `log`."""
+        process.logged(
+            ["docker", "compose", "--project-directory", self.folder, "--progress", "plain", *words], log
+        )
+
+    def containers(self) -> list[Node]:
+        """Every container of the project, running or not, in the order of their names."""
+        ids = process.output(
+            ["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}"]
+        ).split()
+        if not ids:
+            return []
+        found: list[dict[str, Any]] = json.loads(process.output(["docker", "inspect", *ids]))
+        return sorted((_node(facts) for facts in found), key=lambda node: node.container)
+
+    def leftovers(self, kind: str) -> list[str]:
+        """Names of what Docker still has of this project; kind is `volume` or `network`."""
+        label = f"label=com.docker.compose.project={self.name}"
+        return process.output(
+            ["docker", kind, "ls", "--filter", label, "--format", "{{.Name}}"]
+        ).split()
+
+    def container(self, node: str) -> str:
+        return f"{self.cluster}-{node}"
+
+    def run(self, node: str, *words: str, user: str = "root", cwd: Path | None = None) -> str:
+        """What `words` print on `node`. Raises Failure with the last line of error."""
+        where = ["--workdir", str(cwd)] if cwd else []
+        return process.output(["docker", "exec", "--user", user, *where, self.container(node), *words])
+
+    def feed(self, node: str, words: Sequence[str], text: str) -> str:
+        """What `words` print on `node` when they read `text`."""
+        done = subprocess.run(
+            ["docker", "exec", "-i", self.container(node), *words],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            raise Failure(f"{words[0]} on {node} failed: {lines[-1] if lines else done.returncode}")
+        return done.stdout
+
+    def require_up(self) -> None:
+        """Raise Failure unless the login node is there and running."""
+        for node in self.containers():
+            if node.name == "login" and node.state == "running":
+                return
+        raise Failure(f"cluster '{self.cluster}' is not up; run: make cluster-up")
+
+
+def _node(facts: dict[str, Any]) -> Node:
+    state = facts["State"]
+    networks = facts["NetworkSettings"]["Networks"].values()
+    return Node(
+        name=facts["Config"]["Labels"]["com.docker.compose.service"],
+        container=facts["Name"].lstrip("/"),
+        state=state["Status"],
+        health=state.get("Health", {}).get("Status", "") if state["Running"] else "",
+        started=state["StartedAt"],
+        addresses=tuple(network["IPAddress"] for network in networks if network["IPAddress"]),
+    )

@@ -1,0 +1,42 @@
+"""`make cluster-down`: remove the cluster's containers and network; with PURGE=1 its volumes and secrets as well."""
+
+import shutil
+from pathlib import Path
+
+from infra import host
+from infra.errors import Failure
+from infra.lab import secrets
+from infra.lab.compose import Project
+from infra.load import load_cluster
+from infra.machine import read_machine
+from infra.process import output
+from infra.progress import console, step
+
+
+def down(path: Path, *, purge: bool) -> None:
+    """Remove the cluster of file `path`. Running jobs end; without `purge` their state and data stay."""
+    project = Project(load_cluster(path, machine=read_machine()).name)
+    if not host.ready():
+        raise Failure("the Docker engine does not answer, so nothing was removed; run: make host")
+    there = project.containers() or (purge and project.leftovers("volume"))
+    if there:
+        with step("cluster") as this:
+            names = [node.container for node in project.containers()]
+            if names:
+                output(["docker", "rm", "--force", "--volumes", *names])
+            for network in project.leftovers("network"):
+                output(["docker", "network", "rm", network])
+            volumes = project.leftovers("volume") if purge else []
+            if volumes:
+                output(["docker", "volume", "rm", *volumes])
+            this.did(f"{len(names)} containers removed" + (f", {len(volumes)} volumes" if volumes else ""))
+    if purge:
+        secrets.remove(project.cluster)
+        shutil.rmtree(project.folder, ignore_errors=True)
+        console.print(f"{project.cluster}: removed, with its data. What jobs wrote is still in runs/.")
+        return
+    kept = project.leftovers("volume")
+    if kept:
+        console.print(f"{project.cluster}: down. Its data stays in {len(kept)} volumes; PURGE=1 removes them.")
+    else:
+        console.print(f"{project.cluster}: down, nothing left.")

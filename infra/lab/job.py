@@ -1,0 +1,95 @@
+"""Submit a job to the running cluster as its user would, and follow it to its end."""
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.errors import Failure
+from infra.lab.compose import Project
+from infra.paths import CHECKOUT
+from infra.progress import Step
+
+# States in which a job still has something to do (squeue(1), JOB STATE CODES).
+UNFINISHED = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "STAGE_OUT"}
+
+
+@dataclass
+class Run:
+    """One job: its id, its last state, what it wrote into its run folder."""
+
+    id: str
+    state: str = "PENDING"
+    reason: str = ""
+    output: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return CHECKOUT / "runs" / self.id
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every training step so far; a line that is being written is left for the next look."""
+        try:
+            lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def submit(project: Project, user: str, script: Path, *words: str) -> Run:
+    """`sbatch SCRIPT WORDS` on the login node, from the checkout. Raises Failure with Slurm's reason."""
+    (CHECKOUT / "runs").mkdir(exist_ok=True)
+    answer = project.run("login", "sbatch", "--parsable", str(script), *words, user=user, cwd=CHECKOUT)
+    return Run(answer.split(";")[0])
+
+
+def follow(project: Project, run: Run, step: Step | None = None, *, timeout_s: float = 1800) -> Run:
+    """Wait for the end of a job and show its steps meanwhile. Raises Failure when it did not complete.
+
+    The run folder is read often, because that costs nothing; the scheduler is asked every few seconds.
+    """
+    deadline = time.monotonic() + timeout_s
+    asked = 0.0
+    while True:
+        written = (run.folder / "summary.json").exists()
+        if time.monotonic() - asked > (0.5 if written else 3):
+            asked = time.monotonic()
+            refresh(project, run)
+            if run.state not in UNFINISHED:
+                break
+        if step:
+            step.doing(f"job {run.id}  {_live(run)}")
+        if time.monotonic() > deadline:
+            raise Failure(f"job {run.id} is still {run.state} ({run.reason}) after {timeout_s:.0f} s")
+        time.sleep(0.25)
+    if run.state != "COMPLETED":
+        raise Failure(f"job {run.id} ended as {run.state} ({run.reason})\n  log: {run.output}")
+    summary = run.folder / "summary.json"
+    run.summary = json.loads(summary.read_text()) if summary.exists() else {}
+    return run
+
+
+def refresh(project: Project, run: Run) -> None:
+    """Ask the scheduler for the job's state, reason and output file."""
+    text = project.run("login", "scontrol", "--oneliner", "show", "job", run.id)
+    facts = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    run.state, run.reason, run.output = facts["JobState"], facts["Reason"], facts.get("StdOut", "")
+
+
+def since_start(run: Run) -> float | None:
+    """Seconds from the command's start (SLIPWAY_STARTED, set by the Makefile) to the first training step."""
+    started, steps = os.environ.get("SLIPWAY_STARTED"), run.metrics()
+    if not started or not steps:
+        return None
+    return float(steps[0]["time"]) - float(started)
+
+
+def _live(run: Run) -> str:
+    steps = run.metrics()
+    if not steps:
+        return f"{run.state.lower()} {run.reason if run.state == 'PENDING' else ''}".rstrip()
+    last = steps[-1]
+    return f"step {last['step']}  loss {last['loss']:.3f}  {last['tokens_per_s']:.0f} tok/s"

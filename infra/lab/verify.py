@@ -1,0 +1,37 @@
+"""Check every node of a running cluster: the testinfra suite of tests/nodes, counted into one line."""
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+from infra.cluster import Cluster
+from infra.errors import Failure
+from infra.lab.compose import Project
+from infra.paths import CHECKOUT
+from infra.progress import Step
+
+
+def run(cluster: Cluster, project: Project, step: Step) -> None:
+    """Raises Failure with the first check that failed, and the log that holds all of them."""
+    step.doing("services, versions, permissions, ports, time")
+    logs = project.folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log, report = logs / "verify.log", logs / "verify.xml"
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", f"--cluster={cluster.file}"]
+    with log.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, *words, str(CHECKOUT / "tests" / "nodes")],
+            cwd=CHECKOUT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    suite = ElementTree.parse(report).getroot().find("testsuite") if report.exists() else None
+    if suite is None:
+        raise Failure(f"the checks could not run\n  log: {log}")
+    failed = [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None]
+    broken = [case.get("name") for case in suite.iter("testcase") if case.find("error") is not None]
+    if done.returncode or failed or broken:
+        names = [name for name in failed + broken if name]
+        raise Failure(f"{len(names)} of {suite.get('tests')} checks failed, first {names[:1]}\n  log: {log}")
+    step.did(f"{suite.get('tests')} checks on {len(project.containers())} nodes")

@@ -1,0 +1,68 @@
+"""`sbatch`, `srun` and the others work from the host's shell as they do on a login node."""
+
+import os
+
+from infra.paths import CHECKOUT
+from tests.lab.conftest import Lab, until
+
+
+def test_streams_and_exit_status_are_the_jobs_own(lab: Lab) -> None:
+    done = lab.sh("srun sh -c 'cat; echo to stderr >&2; exit 7'", stdin="to stdin\n")
+    assert done.returncode == 7
+    assert done.stdout == "to stdin\n"
+    assert "to stderr" in done.stderr
+
+
+def test_a_job_starts_where_the_command_was_typed(lab: Lab) -> None:
+    assert lab.ok("srun pwd", cwd=CHECKOUT / "jobs") == str(CHECKOUT / "jobs")  # type: ignore[arg-type]
+
+
+def test_options_reach_slurm_from_the_users_environment(lab: Lab) -> None:
+    assert lab.ok("SLURM_JOB_NAME=from-env srun printenv SLURM_JOB_NAME") == "from-env"
+    assert lab.ok("SQUEUE_FORMAT=%A squeue").split() == ["JOBID"]
+
+
+def test_what_a_job_writes_belongs_to_the_person_who_typed_the_command(lab: Lab) -> None:
+    run = lab.submit("--output=runs/owner.out", "--wrap", "'id -un; touch runs/owner.txt'")
+    lab.finish(run)
+    written = [CHECKOUT / "runs" / name for name in ("owner.out", "owner.txt")]
+    until("the job's files", lambda: all(file.exists() for file in written), timeout_s=5)
+    checkout = CHECKOUT.stat()
+    try:
+        assert written[0].read_text().strip() == "ml"
+        for file in written:
+            assert (file.stat().st_uid, file.stat().st_gid) == (checkout.st_uid, checkout.st_gid)
+    finally:
+        for file in written:
+            file.unlink()
+
+
+def test_a_job_has_no_rights_on_its_node(lab: Lab) -> None:
+    assert lab.ok("srun id -u") not in ("", "0")
+    assert lab.sh("srun cat /etc/munge/munge.key").returncode != 0
+    assert "CapEff:\t0000000000000000" in lab.ok("srun cat /proc/self/status")
+
+
+def test_outside_the_checkout_the_command_says_what_to_do(lab: Lab) -> None:
+    done = lab.sh("squeue", cwd=CHECKOUT.parent)
+    assert done.returncode != 0
+    assert "run it inside the checkout" in done.stderr
+
+
+def test_without_a_cluster_the_command_says_what_to_do(lab: Lab) -> None:
+    done = lab.sh("SLIPWAY_CLUSTER=nowhere squeue")
+    assert done.returncode != 0
+    assert "cluster 'nowhere' is not up; run 'make cluster-up'" in done.stderr
+
+
+def test_make_env_prints_what_to_eval(lab: Lab) -> None:
+    clean = {**lab.env, "PATH": os.environ["PATH"]}
+    clean.pop("SLIPWAY_CLUSTER")
+    import subprocess
+
+    line = 'eval "$(make env)" && eval "$(make env)" && command -v sbatch && echo $SLIPWAY_CLUSTER && echo "$PATH"'
+    done = subprocess.run(["bash", "-ec", line], cwd=CHECKOUT, env=clean, capture_output=True, text=True)
+    sbatch, cluster, path = done.stdout.splitlines()
+    assert sbatch == str(CHECKOUT / "bin" / "sbatch")
+    assert cluster == lab.project.cluster
+    assert path.split(":").count(str(CHECKOUT / "bin")) == 1

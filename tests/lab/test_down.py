@@ -1,0 +1,38 @@
+"""`make cluster-down`: data stays unless asked; with PURGE=1 nothing is left. Runs last: it ends the cluster."""
+
+from pathlib import Path
+
+from infra.lab import secrets
+from infra.process import output
+from tests.lab.conftest import Lab
+
+
+def pids(container: str) -> list[str]:
+    """Process ids, as this machine sees them, of everything in a container."""
+    return output(["docker", "top", container, "-eo", "pid"]).split()[1:]
+
+
+def test_down_keeps_data_and_up_finds_it_again(lab: Lab) -> None:
+    before = lab.ok("sacct -X -n -P -o jobid --starttime=2020-01-01")
+    done = lab.make("cluster-down")
+    assert done.returncode == 0, done.stderr
+    assert lab.project.containers() == []
+    assert lab.project.leftovers("volume")
+    done = lab.make("cluster-up", "JOB=")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lab.ok("sacct -X -n -P -o jobid --starttime=2020-01-01") == before
+
+
+def test_purge_leaves_nothing(lab: Lab) -> None:
+    processes = [pid for node in lab.project.containers() for pid in pids(node.container)]
+    assert len(processes) > 20, "systemd and Slurm's daemons were running"
+    done = lab.make("cluster-down", "PURGE=1")
+    assert done.returncode == 0, done.stderr
+    assert lab.project.containers() == []
+    assert lab.project.leftovers("volume") == []
+    assert lab.project.leftovers("network") == []
+    assert not secrets.folder(lab.project.cluster).exists()
+    assert f"{lab.project.cluster}-" not in output(["docker", "ps", "-a", "--format", "{{.Names}}"])
+    assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
+    again = lab.make("cluster-down", "PURGE=1")
+    assert again.returncode == 0, again.stderr

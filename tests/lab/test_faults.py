@@ -1,0 +1,114 @@
+"""Nothing is lost when something dies: a node, a daemon, a container; and sick nodes get no jobs."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from infra.lab import job
+from tests.lab.conftest import Lab, until
+
+STEPS = 120
+TRAIN = ["jobs/ddp.sbatch", f"--train.steps={STEPS}", "--checkpoint.every=20", "--checkpoint.keep=2"]
+
+
+def docker(*words: str) -> None:
+    subprocess.run(["docker", *words], check=True, capture_output=True)
+
+
+def history(run: job.Run) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in run.metrics()]
+
+
+def step_of(run: job.Run) -> int:
+    steps = run.metrics()
+    return int(steps[-1]["step"]) if steps else 0
+
+
+def at_step(run: job.Run, step: int) -> Callable[[], bool]:
+    return lambda: step_of(run) >= step
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(lab: Lab) -> list[tuple[int, float]]:
+    return history(lab.finish(lab.submit(*TRAIN)))
+
+
+def restarts(lab: Lab, run: job.Run) -> int:
+    text = lab.ok(f"scontrol -o show job {run.id}")
+    return int(text.split("Restarts=", 1)[1].split()[0])
+
+
+def test_a_killed_node_costs_no_step(lab: Lab, uninterrupted: list[tuple[int, float]]) -> None:
+    run = lab.submit(*TRAIN)
+    until("step 50", at_step(run, 50))
+    docker("kill", lab.project.container("c2"))
+    until("Slurm to notice", lambda: "c2" in lab.ok("sinfo -h -N -t down,no_respond -o %N"))
+    until("the requeue", lambda: restarts(lab, run) == 1)
+    docker("start", lab.project.container("c2"))
+    lab.finish(run)
+    summary: dict[str, Any] = run.summary
+    assert history(run) == uninterrupted  # bit for bit: JSON keeps every digit of a float
+    assert summary["restarts"] == 1
+    assert summary["resumed_from_step"] >= 40
+
+
+def test_a_warned_job_saves_and_loses_no_step(lab: Lab, uninterrupted: list[tuple[int, float]]) -> None:
+    run = lab.submit(*TRAIN)
+    until("step 30", at_step(run, 30))
+    lab.ok(f"scancel --signal=USR2 {run.id}")
+    until("the requeue", lambda: restarts(lab, run) == 1)
+    lab.finish(run)
+    assert history(run) == uninterrupted
+    assert run.summary["steps_repeated"] == 0
+
+
+def test_daemons_restart_in_the_middle_and_nothing_is_lost(
+    lab: Lab, uninterrupted: list[tuple[int, float]]
+) -> None:
+    run = lab.submit(*TRAIN)
+    until("step 20", at_step(run, 20))
+    docker("restart", lab.project.container("slurmdbd"))
+    docker("restart", lab.project.container("slurmctld"))
+    queued = until("slurmctld to answer", lambda: lab.sh("squeue -h").returncode == 0)
+    assert queued >= 0
+    during = lab.submit("--output=/dev/null", "--wrap", "true")  # accepted, though slurmdbd may not be back
+    lab.finish(run)
+    lab.finish(during)
+    assert history(run) == uninterrupted
+    assert restarts(lab, run) == 0
+    for one in (run, during):
+        until("its record", lambda one=one: lab.ok(f"sacct -X -n -P -j {one.id} -o state") == "COMPLETED")  # type: ignore[misc]
+
+
+def test_a_sick_node_is_drained_with_a_reason_and_comes_back_when_well(lab: Lab) -> None:
+    lab.on("c1", "rm", "/dev/nvidia3")
+    lab.on("c1", "/usr/libexec/slipway/health-check")
+    row = lab.ok("sinfo -h -N -n c1 -o '%T|%E'")
+    state, reason = row.split("|")
+    assert state.startswith("drain")
+    assert "/dev/nvidia3" in reason
+    assert reason.startswith("health:")
+    assert lab.sh("srun -w c1 --immediate=2 true").returncode != 0
+    lab.on("c1", "systemd-tmpfiles", "--create", "/etc/tmpfiles.d/slipway-node.conf")
+    lab.on("c1", "/usr/libexec/slipway/health-check", "--under-load")
+    assert lab.ok("sinfo -h -N -n c1 -o %T") == "idle"
+
+
+def test_a_node_drained_by_a_person_stays_drained(lab: Lab) -> None:
+    lab.on("slurmctld", "scontrol", "update", "nodename=c1", "state=drain", "reason=memory test by hand")
+    lab.on("c1", "/usr/libexec/slipway/health-check")
+    lab.on("c1", "/usr/libexec/slipway/health-check", "--under-load")
+    assert lab.ok("sinfo -h -N -n c1 -o '%T|%E'") == "drained|memory test by hand"
+    lab.on("slurmctld", "scontrol", "update", "nodename=c1", "state=resume")
+
+
+def test_the_run_folder_tells_what_happened(lab: Lab) -> None:
+    run = lab.finish(lab.submit("jobs/ddp.sbatch", "--train.steps=4"))
+    names = {file.name for file in run.folder.iterdir()}
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "summary.json", "loss.png", "report.html"} <= names
+    facts = json.loads((run.folder / "environment.json").read_text())
+    assert facts["lock_hash"]
+    assert facts["git_commit"]
