@@ -1,0 +1,72 @@
+"""torchrun that passes Slurm's warning on to its workers. Takes torchrun's arguments.
+
+    python -m jobs.torchrun --standalone --nproc-per-node=2 -m jobs.train --train.steps=50
+
+Slurm with cgroups sends SIGUSR2 to the task that srun started and to none of its children. That task is
+torchrun, which starts each worker in a session of its own and forwards only signals that it also dies of. So a
+thread here waits for SIGUSR2 and sends it to the children.
+
+The signal is blocked, not ignored or handled, and children inherit that: a warning that reaches a worker while
+it still imports torch stays pending until `Warnings.listen` is ready for it. Where Slurm signals every process
+of a step (proctrack/linuxproc), a worker gets it twice, which is as good as once.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> int:
+    os.environ["SLIPWAY_AGENT_UNIX"] = repr(time.time())
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    threading.Thread(target=_pass_on, name="pass-on-usr2", daemon=True).start()
+
+    from torch.distributed import run  # after the signal is safe: this takes seconds
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.main(arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(
+            f"rank {rank} on {os.uname().nodename} ended first, with {_outcome(failure.exitcode)}",
+            file=sys.stderr,
+        )
+        return 2 if failure.exitcode == 2 else 1
+    except SignalException as error:
+        print(f"torchrun on {os.uname().nodename}: {error}", file=sys.stderr)
+        return 128 + error.sigval
+    return 0
+
+
+def _outcome(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def _pass_on() -> None:
+    while True:
+        signal.sigwait({signal.SIGUSR2})
+        for child in children(os.getpid()):
+            os.kill(child, signal.SIGUSR2)
+
+
+def children(parent: int) -> list[int]:
+    """Process ids of a process's children, from /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()  # a command's name may hold blanks
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

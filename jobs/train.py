@@ -1,0 +1,305 @@
+"""Train a byte-level GPT on any number of ranks. Reads from top to bottom.
+
+python -m jobs.train                                                          # one process
+python -m jobs.torchrun --standalone --nproc-per-node=2 -m jobs.train         # two, on this machine
+sbatch jobs/ddp.sbatch                                                        # two nodes
+"""
+
+import time
+
+STARTED = time.time()  # before torch is imported: that takes seconds, and they are reported
+
+# ruff: noqa: E402
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs import config as configuration
+from jobs import data, metrics, ngrams, runfolder, signals
+from jobs.config import Config
+from jobs.errors import Failure, Mistake
+from jobs.phases import Phases, before_worker
+
+
+def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
+    import torch
+
+    from jobs import model as gpt
+    from jobs import optim, parallel
+    from jobs.checkpoint import Checkpoints
+
+    phases.mark("import")
+
+    # -- who we are ------------------------------------------------------------------------------------------
+    ranks = parallel.start(config.run.peer_timeout_s)
+    phases.mark("rendezvous")
+
+    def say(line: str) -> None:
+        if ranks.first:
+            print(line, flush=True)
+
+    if config.train.batch % ranks.size:
+        raise Mistake(
+            f"train.batch: {config.train.batch} sequences do not split evenly over {ranks.size} ranks"
+        )
+    torch.set_num_threads(config.train.threads)
+    if (
+        ranks.device.type == "cuda"
+    ):  # on CPU all that is used here is deterministic, and this call imports for 3 s
+        torch.use_deterministic_algorithms(True)
+    torch.manual_seed(config.train.seed)
+    folder = Path(ranks.told(str(runfolder.choose(config.run.folder)) if ranks.first else None))
+    hosts = ranks.gathered(runfolder.host())
+    if ranks.first:
+        (folder / "config.yaml").write_text(configuration.to_yaml(config))
+        runfolder.link_latest(folder)
+    say(_headline(folder, ranks, len({host for host in hosts})))
+
+    # -- data: rank 0 prepares it; where the folder is each node's own, so does the first rank there -----------
+    where = Path(config.data.folder)
+    for turn in (ranks.first, ranks.local_rank == 0):
+        if turn:
+            prepared = data.prepare(
+                where, shard_bytes=config.data.shard_bytes, validation=config.data.validation
+            )
+        ranks.wait()
+    corpus = where / ranks.told(prepared.name if ranks.first else None)
+    data.check(corpus, part=ranks.local_rank, parts=ranks.local_size)
+    training = data.Split(corpus, "train", config.model.context)
+    order = data.Order(len(training), config.train.seed)
+    phases.mark("data")
+
+    # -- model, optimiser, and where an earlier start of this run left them -------------------------------------
+    model = parallel.spread(gpt.GPT(config.model), ranks)
+    optimizer = optim.make(model, config.train)
+    phases.mark("model")
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        keep=config.checkpoint.keep,
+        facts={**config.trajectory(), "data": corpus.name},
+        ranks=ranks,
+        say=say,
+    )
+    resumed = step = checkpoints.load(model, optimizer)
+    record = metrics.Metrics(folder / "metrics.jsonl", step) if ranks.first else None
+    if resumed:
+        phases.mark("load")
+        say(f"resumed from {folder}/checkpoints/step-{resumed:06d}")
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+    tokens = config.train.batch * config.model.context
+    sample = (config.train.batch, ranks.rank, ranks.size)
+    requeue = stop = False
+    first_step_unix = 0.0
+    loop_start, loop_from = time.perf_counter(), step
+    while step < config.train.steps and not (requeue or stop):
+        step_start = time.perf_counter()
+        numbers = order.batch(step, sample[0], rank=sample[1], ranks=sample[2])
+        bytes_ = torch.from_numpy(training.windows(numbers)).to(ranks.device).long()
+        data_s = time.perf_counter() - step_start
+
+        optim.set_rate(optimizer, config.train, step)
+        loss = gpt.loss(model(bytes_[:, :-1]), bytes_[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+
+        # One reduction for the mean loss and for the warnings: all ranks learn of a signal after the same step.
+        total, requeues, stops = ranks.agree(
+            [loss.item(), signals.REQUEUE in warnings.got, signals.STOP in warnings.got]
+        )
+        requeue, stop = requeues > 0, stops > 0
+        step_s = time.perf_counter() - step_start
+        line = {
+            "step": step,
+            "loss": total / ranks.size,
+            "time": time.time(),
+            "tokens_per_s": round(tokens / step_s, 1),
+            "step_s": round(step_s, 6),
+            "data_s": round(data_s, 6),
+            "memory_mib": round(metrics.memory_mib(), 1),
+        }
+        if record:
+            record.write(**line)
+        if step == resumed + 1:
+            first_step_unix = float(line["time"])
+            phases.mark("first_step")
+            if ranks.first:
+                _tell_start(folder, config, ranks, hosts, resumed, phases, first_step_unix)
+        if step % config.run.log_every == 0 or step == config.train.steps or step == resumed + 1:
+            say(metrics.progress(line, config.train.steps))
+        due = config.checkpoint.every and step % config.checkpoint.every == 0
+        if due or requeue or stop or step == config.train.steps:
+            if record:
+                record.sync()
+            checkpoints.save(step, model, optimizer)
+    train_s = time.perf_counter() - loop_start
+    phases.mark("train")
+
+    # -- the end, or a pause -----------------------------------------------------------------------------------
+    wait = time.perf_counter()
+    saved = checkpoints.finish()
+    checkpoints.close()
+    phases.mark("last_checkpoint")
+    interrupted = step < config.train.steps
+    bits = {} if interrupted else _validate(config, corpus, training, model, ranks)
+    phases.mark("validation")
+    if ranks.first:
+        summary: dict[str, Any] = {
+            "run": folder.name,
+            "state": "interrupted" if interrupted else "completed",
+            "step": step,
+            "steps": config.train.steps,
+            "resumed_from": resumed,
+            "restarts": runfolder.attempt(),
+            "world_size": ranks.size,
+            "hosts": hosts,
+            "device": ranks.device.type,
+            "gpus_simulated": ranks.simulated,
+            "stack": runfolder.stack(),
+            "data": corpus.name,
+            "bits_per_byte": bits,
+            "tokens_per_s": round((step - loop_from) * tokens / train_s, 1),
+            "first_step_unix": first_step_unix,
+            "checkpoint": {
+                "bytes": checkpoints.bytes,
+                "saves": len(checkpoints.stall_s),
+                "stall_s": [round(each, 4) for each in checkpoints.stall_s],
+                "write_s": [round(each, 4) for each in checkpoints.write_s],
+            },
+            "phases": {**phases.rounded(), "checkpoint": round(sum(checkpoints.stall_s), 3)},
+        }
+        runfolder.write_json(folder / "summary.json", summary)
+        if interrupted:
+            names = {signals.REQUEUE: "SIGUSR2", signals.STOP: "SIGTERM"}
+            name = names[signals.REQUEUE if requeue else signals.STOP]
+            took = f"saved in {time.perf_counter() - wait:.1f} s" if saved else "NOT saved"
+            say(f"{name}: all {ranks.size} ranks agreed to stop after step {step}; {took}")
+        else:
+            from jobs import report
+
+            report.write(folder, summary)
+            phases.mark("report")
+            say(_verdict(summary, folder))
+    ranks.wait()
+    if interrupted and ranks.first:
+        _queue_again(folder, requeue and not stop)
+    parallel.end()
+
+
+def _headline(folder: Path, ranks: Any, nodes: int) -> str:
+    where = "NCCL on GPUs" if ranks.device.type == "cuda" else "gloo on CPU"
+    if ranks.simulated:
+        where = "GPUs simulated: training on CPU, gloo"
+    again = f", start {runfolder.attempt() + 1}" if runfolder.attempt() else ""
+    return f"{folder}: {ranks.size} ranks on {nodes} node{'s' if nodes > 1 else ''}, {where}{again}"
+
+
+def _tell_start(
+    folder: Path,
+    config: Config,
+    ranks: Any,
+    hosts: list[str],
+    resumed: int,
+    phases: Phases,
+    first_step_unix: float,
+) -> None:
+    """After the first step, so that nothing waits for it: what the run stands on, and how long the way here took."""
+    import torch
+
+    versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda), "numpy": data.np.__version__}
+    found = runfolder.environment(hosts, str(ranks.device), config.train.seed, versions)
+    runfolder.write_json(folder / "environment.json", found)
+    earlier = before_worker(STARTED)
+    phases.seconds = {**earlier, **phases.seconds}
+    attempt = {
+        "attempt": runfolder.attempt(),
+        "resumed_from": resumed,
+        "world_size": ranks.size,
+        "first_step_unix": first_step_unix,
+        "phases": phases.rounded(),
+    }
+    with (folder / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps(attempt) + "\n")
+    name = f"restart {runfolder.attempt()}" if runfolder.attempt() else "first step"
+    print(f"{name}: {phases.line()}", flush=True)
+
+
+def _validate(config: Config, corpus: Path, training: data.Split, model: Any, ranks: Any) -> dict[str, float]:
+    """Bits per byte on held-out files, of the model and of counting, on the same windows. On all ranks."""
+    import torch
+
+    from jobs import model as gpt
+
+    held_out = data.Split(corpus, "validation", config.model.context)
+    count = min(config.run.validate, len(held_out))
+    numbers = [index * len(held_out) // count for index in range(count)]  # spread evenly over the files
+    mine = held_out.windows(numbers[ranks.rank :: ranks.size])
+    total = 0.0
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(mine), 32):
+            rows = torch.from_numpy(mine[start : start + 32]).to(ranks.device).long()
+            total += gpt.loss(model.module(rows[:, :-1]), rows[:, 1:]).item() * len(rows)
+    (nats,) = ranks.agree([total])
+    if not ranks.first:
+        return {}
+    unigram, bigram = ngrams.bits_per_byte(training.shards, held_out.windows(numbers))
+    return {"validation": nats / count / math.log(2), "bigram": bigram, "unigram": unigram}
+
+
+def _verdict(summary: dict[str, Any], folder: Path) -> str:
+    bits = summary["bits_per_byte"]
+    learned = (
+        "so it learned" if bits["validation"] < bits["bigram"] else "so it has NOT learned more than pairs"
+    )
+    return (
+        f"{bits['validation']:.2f} bits/byte on validation; a bigram model has {bits['bigram']:.2f}, "
+        f"{learned} (unigram {bits['unigram']:.2f})\n"
+        f"{metrics.short(summary['tokens_per_s'])} tok/s; checkpoints kept the training waiting for "
+        f"{summary['phases']['checkpoint']:.1f} s in all. Report: {folder}/report.html"
+    )
+
+
+def _queue_again(folder: Path, wanted: bool) -> None:
+    """Ask Slurm to start this job again; elsewhere say how a person does."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not (wanted and job):
+        print(f"to go on: start the same command with --run.folder={folder}", flush=True)
+        return
+    print("requeued", flush=True)  # before Slurm ends this process for it
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(
+            f"scontrol requeue {job} failed: {done.stderr.strip()}; submit with --run.folder={folder}"
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__, configuration.help_text(), sep="\n")
+        return 0
+    warnings = signals.Warnings()
+    warnings.listen()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        train(configuration.load(arguments), warnings, Phases(STARTED))
+    except (Mistake, Failure) as error:
+        # All ranks meet the same mistake and one says it; a failure may be one rank's own.
+        if first or isinstance(error, Failure):
+            print(error, file=sys.stderr, flush=True)
+        # Without Python's orderly end, which would wait for a thread whose save waits for the other ranks.
+        os._exit(2 if isinstance(error, Mistake) else 1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
