@@ -1,0 +1,132 @@
+"""`python -m infra`: every verb, with what each needs imported only when it runs."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.errors import Failure, Mistake
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="""Machine types (hardware/) and clusters (clusters/) in; configuration, costs and running labs out.
+
+\b
+  python -m infra check                         is everything in clusters/lab.yaml right?
+  python -m infra show clusters/lab.yaml        nodes, cores, GPUs, power, price
+  python -m infra render clusters/lab.yaml      write build/lab/
+  python -m infra up                            start the lab
+""",
+)
+
+LAB = Path("clusters/lab.yaml")
+ClusterArgument = Annotated[Path, typer.Argument(metavar="CLUSTER", help="A file of clusters/.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def check(cluster: ClusterArgument = LAB, json: Json = False) -> None:
+    """Say what is wrong in a cluster file and the machine types that it names; writes nothing.
+
+    Every mistake is one line with file, line, key and what would be right. Exit code 2 when there is one.
+
+    Example: python -m infra check clusters/lab.yaml
+    """
+    from infra.load import load_cluster
+
+    found = load_cluster(cluster)
+    _say(
+        {"cluster": found.name, "file": found.file, "nodes": len(found.nodes), "mistakes": 0},
+        json,
+        f"{found.file}: right. {len(found.pools)} pools, {len(found.nodes)} nodes.",
+    )
+
+
+@app.command()
+def render(
+    cluster: ClusterArgument = LAB,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write to; build/<cluster> when missing.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the configuration of a cluster to build/<cluster>/: Slurm, Ansible, Compose, Kubernetes.
+
+    The same input gives the same bytes. Only files that differ are written.
+
+    Example: python -m infra render clusters/lab.yaml
+    """
+    from infra import paths
+    from infra import render as rendering
+    from infra.load import load_cluster
+
+    found = load_cluster(cluster)
+    files = rendering.render(found)
+    folder = output or paths.build(found.name)
+    changed = rendering.write(files, folder)
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    _say(
+        {"cluster": found.name, "folder": str(folder), "files": len(files), "changed": changed},
+        json,
+        f"{found.name}: {len(files)} files in {shown}, {len(changed)} changed"
+        + "".join(f"\n  {name}" for name in changed),
+    )
+
+
+@app.command()
+def show(cluster: ClusterArgument = LAB, json: Json = False) -> None:
+    """Show a cluster: pools with nodes, cores, GPUs, memory, power and price per hour, and their sums.
+
+    Example: python -m infra show clusters/lab.yaml --json
+    """
+    from infra import show as showing
+    from infra.load import load_cluster
+
+    found = load_cluster(cluster)
+    if json:
+        _say(showing.facts(found), json, "")
+    else:
+        showing.show(found)
+
+
+def _say(data: object, json: bool, text: str) -> None:
+    """Print `data` for machines or `text` for people."""
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(data, indent=2))
+    else:
+        typer.echo(text)
+
+
+def _register() -> None:
+    """Verbs that live in modules of their own; the lab's stand beside check, render and show."""
+    for name in ("host", "images"):
+        if importlib.util.find_spec(f"infra.commands.{name}"):
+            app.add_typer(importlib.import_module(f"infra.commands.{name}").app, name=name)
+    if importlib.util.find_spec("infra.commands.lab"):
+        lab = importlib.import_module("infra.commands.lab").app
+        app.registered_commands += lab.registered_commands
+
+
+_register()
+
+
+def main() -> None:
+    """Run a verb. A mistake of the user exits with 2, a failure with 1, Ctrl-C with 130; none has a traceback."""
+    try:
+        app()
+    except Mistake as mistake:
+        print(mistake, file=sys.stderr)
+        sys.exit(2)
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nStopped. Run the same command again to go on.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,231 @@
+"""What `clusters/<name>.yaml` may say, and the resolved cluster that rendering starts from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from infra import hostlist
+from infra.hardware import Facts, Name, Profile, Text
+from infra.machine import Machine
+from infra.stacks import Stack
+
+Place = Literal["lab", "docker", "aws", "gcp", "metal"]
+Scheduler = Literal["slurm", "kubernetes"]
+Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class PoolFile(Facts):
+    """Machines of one type."""
+
+    hardware: Text = Field(description="Machine type: a file of hardware/ without .yaml")
+    count: PositiveInt = Field(description="How many machines")
+    partition: Label = Field(description="Slurm partition that they are in: a key of partitions")
+    nodes: Text | None = Field(None, description="Host names: c[1-2]; <pool>-[1-<count>] when missing")
+    place: Place | None = Field(None, description="Where they run, when not where the cluster does")
+    zone: Text | None = Field(None, description="Cloud zone or data centre row")
+    weight: PositiveInt = Field(1, description="Slurm uses nodes of lower weight first")
+    features: list[Label] = Field([], description="For sbatch --constraint, beside what the profile gives")
+    lab_cores: PositiveInt | None = Field(
+        None, description="In the lab: cores of each node, instead of a fair share"
+    )
+    usd_per_hour: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Instead of the profile's price"
+    )
+
+
+class PartitionFile(Facts):
+    """A queue of Slurm; pools name the one that they are in."""
+
+    default: bool = False
+    time_limit_minutes: PositiveInt = Field(1440, description="Longest job")
+    priority_tier: PositiveInt = Field(1, description="Jobs of a higher tier are looked at first")
+
+
+class QosFile(Facts):
+    """A quality of service: sbatch --qos=<name>."""
+
+    priority: Count = 0
+    preempts: list[Label] = Field(
+        [], description="QOS whose jobs are requeued when this one needs their nodes"
+    )
+    grace_s: Count = Field(0, description="Seconds between the signal that warns a job and its requeue")
+    max_gpus_per_job: PositiveInt | None = None
+    max_gpus_per_user: PositiveInt | None = None
+    max_jobs_per_user: PositiveInt | None = Field(None, description="Running at the same time")
+    max_submitted_per_user: PositiveInt | None = Field(None, description="Running and waiting")
+    time_limit_minutes: PositiveInt | None = None
+
+
+class AccountFile(Facts):
+    """Who pays: sbatch --account=<name>."""
+
+    description: Text
+    qos: Annotated[list[Label], Field(min_length=1)] = Field(
+        description="Allowed ones; the first is the default"
+    )
+    fairshare: PositiveInt = Field(1, description="Share of the cluster, in relation to the other accounts")
+    max_nodes: PositiveInt | None = Field(None, description="In use at the same time")
+    max_gpus: PositiveInt | None = Field(None, description="In use at the same time")
+    max_jobs: PositiveInt | None = Field(None, description="Running at the same time")
+    max_submitted: PositiveInt | None = Field(None, description="Running and waiting")
+
+
+class UserFile(Facts):
+    """A person who submits jobs."""
+
+    accounts: Annotated[list[Label], Field(min_length=1)] = Field(description="The first is the default")
+    uid: Annotated[int, Field(ge=1000, le=60000)] | None = Field(
+        None,
+        description="Missing: in the lab the person who typed the command, elsewhere the site's directory knows",
+    )
+
+
+class Services(Facts):
+    """Host names of what is there once per cluster."""
+
+    hardware: Text | None = Field(None, description="Machine type of these hosts; the lab's are containers")
+    controller: Name = "slurmctld"
+    accounting: Name = "slurmdbd"
+    database: Name = "db"
+    login: Text = Field("login", description="One or a range: login-[1-2]")
+
+
+class FabricFile(Facts):
+    """How the site's switches are wired, where that differs from the profiles' reference design."""
+
+    topology: Literal["flat", "tree", "block"] | None = Field(
+        None,
+        description="Missing: block when all pools have NVLink domains, else tree when one has leaf switches",
+    )
+    nodes_per_leaf: PositiveInt | None = None
+    leaves_per_spine: PositiveInt | None = Field(
+        None, description="Missing: one spine layer joins all leaves"
+    )
+
+
+class JobDefaults(Facts):
+    """What a job gets that does not ask."""
+
+    time_limit_minutes: PositiveInt = 60
+    warning_s: PositiveInt = Field(
+        60, description="Seconds before the time limit at which a job is warned (SIGUSR2)"
+    )
+
+
+class ClusterFile(Facts):
+    """One cluster. Default: clusters/lab.yaml."""
+
+    name: Label = Field(description="The file's name without .yaml; Slurm's ClusterName")
+    description: Text = Field(description="One line for people")
+    place: Place = Field(description="lab: containers on this machine, GPUs simulated. Others: real machines")
+    schedulers: Annotated[list[Scheduler], Field(min_length=1)]
+    services: Services = Services()
+    fabric: FabricFile = FabricFile()
+    pools: Annotated[dict[Label, PoolFile], Field(min_length=1)]
+    partitions: dict[Label, PartitionFile] = {}
+    qos: dict[Label, QosFile] = {}
+    accounts: dict[Label, AccountFile] = {}
+    users: dict[Label, UserFile] = {}
+    jobs: JobDefaults = JobDefaults()
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Machines of one type as the schedulers see them; in the lab scaled to this machine."""
+
+    name: str
+    hardware: Profile
+    nodes: tuple[str, ...]
+    partition: str
+    place: Place
+    simulated: bool  # device files stand in for the accelerators
+    stack: Stack | None  # None where no job of ours runs: TPUs
+    sockets: int
+    cores_per_socket: int
+    threads_per_core: int
+    memory_mib: int
+    features: tuple[str, ...]
+    weight: int
+    usd_per_hour: float | None
+    zone: str | None
+
+    @property
+    def count(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def cpus(self) -> int:
+        """Logical CPUs of one node that jobs can have."""
+        return self.sockets * self.cores_per_socket * self.threads_per_core
+
+    @property
+    def gpus(self) -> int:
+        """Accelerators of one node."""
+        return self.hardware.gpus
+
+    @cached_property
+    def hosts(self) -> str:
+        """The nodes as a host list: c[1-2]."""
+        return hostlist.compress(self.nodes)
+
+
+@dataclass(frozen=True)
+class User:
+    """A person who submits jobs; `uid` and `gid` are None where the site's directory knows them."""
+
+    name: str
+    accounts: tuple[str, ...]
+    uid: int | None
+    gid: int | None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster file with every reference looked up and every default worked out."""
+
+    file: str  # its path as messages and headers name it
+    spec: ClusterFile
+    pools: tuple[Pool, ...]
+    users: tuple[User, ...]
+    services_hardware: Profile | None
+    machine: Machine | None  # this machine; None unless `place` is lab
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def place(self) -> Place:
+        return self.spec.place
+
+    @property
+    def schedulers(self) -> list[Scheduler]:
+        return self.spec.schedulers
+
+    @property
+    def accounts(self) -> dict[str, AccountFile]:
+        return self.spec.accounts
+
+    @property
+    def login(self) -> list[str]:
+        """Host names of the login nodes."""
+        return hostlist.expand(self.spec.services.login)
+
+    @property
+    def user(self) -> str:
+        """Who submits jobs when no one else is named: the first user of the file."""
+        return self.users[0].name
+
+    @property
+    def nodes(self) -> list[str]:
+        """Every compute node, pool by pool."""
+        return [node for pool in self.pools for node in pool.nodes]
+
+    @property
+    def build(self) -> Path:
+        """Where it is rendered to, relative to the checkout."""
+        return Path("build") / self.name

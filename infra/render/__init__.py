@@ -1,0 +1,56 @@
+"""From a resolved cluster to the files of other tools: pure, no clock, no network, no randomness.
+
+`render` gives the text of every file by its path below build/<cluster>/; `write` puts them there.
+"""
+
+from pathlib import Path
+
+from infra.cluster import Cluster
+
+# Made by other commands, never by rendering: secrets at first start, logs and state of the lab.
+KEPT = ("secrets", "logs", "state")
+
+
+def render(cluster: Cluster) -> dict[str, str]:
+    """Every file of `cluster`, by its path below build/<cluster>/."""
+    from infra.render import ansible, kubernetes, nodes, slurm
+
+    files = nodes.render(cluster) | ansible.render(cluster)
+    if "slurm" in cluster.schedulers:
+        files |= slurm.render(cluster)
+    if "kubernetes" in cluster.schedulers:
+        files |= kubernetes.render(cluster)
+    if cluster.place == "lab":
+        files |= _compose(cluster)
+    return dict(sorted(files.items()))
+
+
+def _compose(cluster: Cluster) -> dict[str, str]:
+    from infra.render import compose
+
+    return compose.render(cluster)
+
+
+def write(files: dict[str, str], folder: Path) -> list[str]:
+    """Make `folder` hold `files`: writes what differs, removes what is no longer rendered. Returns what changed.
+
+    A manifest of what was rendered decides what may go, so that files of other commands stay.
+    """
+    manifest = folder / ".rendered"
+    before = manifest.read_text().split("\n") if manifest.is_file() else []
+    changed = []
+    for name, text in files.items():
+        path = folder / name
+        data = text.encode()
+        if not path.is_file() or path.read_bytes() != data:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            changed.append(name)
+    for name in before:
+        if name and name not in files and (folder / name).is_file():
+            (folder / name).unlink()
+            changed.append(name)
+    listing = "\n".join(files)
+    if before != listing.split("\n"):
+        manifest.write_text(listing)
+    return changed

@@ -1,0 +1,75 @@
+"""What a node of each pool must be (nodes/<pool>.json), the device files that stand in for accelerators, lab users."""
+
+import json
+from typing import Any
+
+from infra.cluster import Cluster, Pool
+from infra.hardware import device_files
+from infra.render.text import origin
+
+NVIDIA_MAJOR = 195  # character devices of NVIDIA GPUs (Linux: Documentation/admin-guide/devices.txt)
+
+
+def render(cluster: Cluster) -> dict[str, str]:
+    """One JSON and one tmpfiles.d file for each pool, and the lab's users."""
+    files = {}
+    for pool in cluster.pools:
+        files[f"nodes/{pool.name}.json"] = json.dumps(facts(cluster, pool), indent=2) + "\n"
+        files[f"nodes/{pool.name}.tmpfiles"] = _tmpfiles(cluster, pool)
+    files["sysusers.conf"] = _sysusers(cluster)
+    return files
+
+
+def facts(cluster: Cluster, pool: Pool) -> dict[str, Any]:
+    """What the health check compares a node with; /etc/slipway/node.json on the node."""
+    gpus = pool.hardware.accelerators
+    return {
+        "rendered_from": origin(cluster),
+        "cluster": cluster.name,
+        "pool": pool.name,
+        "nodes": pool.hosts,
+        "hardware": pool.hardware.name,
+        "architecture": cluster.machine.arch if cluster.machine else pool.hardware.architecture,
+        "cpus": pool.cpus,
+        "memory_mib": pool.memory_mib,
+        "simulated": pool.simulated,
+        "gpus": {
+            "kind": gpus.kind if gpus else None,
+            "vendor": gpus.vendor if gpus else None,
+            "type": gpus.gres if gpus else None,
+            "count": pool.gpus,
+            "device_files": device_files(gpus.device_files) if gpus and gpus.device_files else [],
+            "driver": None if pool.simulated or not gpus else gpus.driver,
+        },
+        "stack": pool.stack.folder if pool.stack else None,
+    }
+
+
+def _tmpfiles(cluster: Cluster, pool: Pool) -> str:
+    lines = [f"# What systemd-tmpfiles makes on a node of pool {pool.name}", f"# {origin(cluster)}"]
+    gpus = pool.hardware.accelerators
+    if pool.simulated and gpus and gpus.device_files:
+        lines.append("# Simulated: no driver is behind these device files")
+        lines += [
+            f"c {path} 0666 root root - {NVIDIA_MAJOR}:{minor}"
+            for minor, path in enumerate(device_files(gpus.device_files))
+        ]
+    if pool.stack:
+        lines += ["d /opt/stack 0755 root root", f"L+ /opt/stack/current - - - - {pool.stack.folder}"]
+    return "\n".join(lines) + "\n"
+
+
+def _sysusers(cluster: Cluster) -> str:
+    lines = [
+        f"# Users of {cluster.name}; the ids are those of the person who owns the checkout",
+        f"# {origin(cluster)}",
+    ]
+    if cluster.place != "lab":
+        lines[0] = f"# Users of {cluster.name} that no directory service knows"
+    for user in cluster.users:
+        if user.uid is not None:
+            lines += [
+                f"g {user.name} {user.gid}",
+                f'u {user.name} {user.uid}:{user.gid} "{user.name}" /home/{user.name} /bin/bash',
+            ]
+    return "\n".join(lines) + "\n"

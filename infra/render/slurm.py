@@ -1,0 +1,192 @@
+"""Slurm's configuration: slurm.conf, gres.conf, cgroup.conf, topology.conf, slurmdbd.conf and the accounts."""
+
+from itertools import groupby
+
+from infra.cluster import Cluster, Pool
+from infra.hardware import Accelerators, device_files
+from infra.render import topology
+from infra.render.text import columns, fill, minutes, settings
+
+# Which variables tell a job its devices; without a flag Slurm sets those of all vendors.
+ENVIRONMENTS = {"nvidia": "nvidia_gpu_env", "amd": "amd_gpu_env", "intel": "oneapi_gpu_env"}
+
+
+def render(cluster: Cluster) -> dict[str, str]:
+    """Every file of Slurm below slurm/."""
+    lab = cluster.machine
+    cgroups = lab is None or lab.cgroup == 2
+    plugin, about, switches = topology.render(cluster)
+    files = {
+        "slurm.conf": fill(
+            "slurm.conf",
+            cluster,
+            lab=lab is not None,
+            cgroups=cgroups,
+            energy=lab is not None and lab.energy,
+            tres=_tres(cluster),
+            gres_types=_gres_types(cluster),
+            topology=plugin,
+            simulated=any(pool.simulated for pool in cluster.pools),
+            nodes=columns(_node(pool) for pool in cluster.pools),
+            partitions=columns(_partitions(cluster)),
+        ),
+        "gres.conf": fill(
+            "gres.conf",
+            cluster,
+            simulated=any(pool.simulated for pool in cluster.pools),
+            lines=columns(row for pool in cluster.pools for row in _gres(pool)),
+        ),
+        "cgroup.conf": fill("cgroup.conf", cluster, cgroups=cgroups),
+        "slurmdbd.conf": fill("slurmdbd.conf", cluster),
+        "accounts": fill(
+            "accounts", cluster, qos=_qos(cluster), accounts=_accounts(cluster), users=_users(cluster)
+        ),
+    }
+    if plugin != "default":
+        files["topology.conf"] = fill("topology.conf", cluster, about=about, lines=switches)
+    return {f"slurm/{name}": text for name, text in files.items()}
+
+
+def _accelerated(cluster: Cluster) -> list[tuple[Pool, Accelerators]]:
+    return [(pool, pool.hardware.accelerators) for pool in cluster.pools if pool.hardware.accelerators]
+
+
+def _gres_types(cluster: Cluster) -> list[str]:
+    return sorted({gpus.kind for _, gpus in _accelerated(cluster)})
+
+
+def _tres(cluster: Cluster) -> list[str]:
+    """What is counted beside CPUs, memory and nodes: gres/gpu and each of its types."""
+    names = {f"gres/{gpus.kind}" for _, gpus in _accelerated(cluster)}
+    return sorted(names | {f"gres/{gpus.kind}:{gpus.gres}" for _, gpus in _accelerated(cluster)})
+
+
+def _node(pool: Pool) -> list[str]:
+    gpus = pool.hardware.accelerators
+    return settings(
+        {
+            "NodeName": pool.hosts,
+            "CPUs": pool.cpus,
+            "Sockets": pool.sockets,
+            "CoresPerSocket": pool.cores_per_socket,
+            "ThreadsPerCore": pool.threads_per_core,
+            "RealMemory": pool.memory_mib,
+            "Gres": f"{gpus.kind}:{gpus.gres}:{gpus.count}" if gpus else None,
+            "Weight": pool.weight,
+            "Feature": ",".join(pool.features),
+        }
+    )
+
+
+def _partitions(cluster: Cluster) -> list[list[str]]:
+    rows = []
+    for name, partition in cluster.spec.partitions.items():
+        pools = [pool for pool in cluster.pools if pool.partition == name]
+        per_gpu = min((pool.cpus // pool.gpus for pool in pools if pool.gpus), default=0)
+        limit = partition.time_limit_minutes
+        rows.append(
+            settings(
+                {
+                    "PartitionName": name,
+                    "Nodes": ",".join(pool.hosts for pool in pools),
+                    "Default": "YES" if partition.default else "NO",
+                    "MaxTime": minutes(limit),
+                    "DefaultTime": minutes(min(limit, cluster.spec.jobs.time_limit_minutes)),
+                    # A job that asks for no memory gets what belongs to its CPUs, so that neighbours fit.
+                    "DefMemPerCPU": min(pool.memory_mib // pool.cpus for pool in pools),
+                    "DefCpuPerGPU": per_gpu or None,
+                    "PriorityTier": partition.priority_tier,
+                }
+            )
+        )
+    return rows
+
+
+def _gres(pool: Pool) -> list[list[str]]:
+    """One line for each run of devices on the same NUMA node, with that node's cores where they are real."""
+    gpus = pool.hardware.accelerators
+    if gpus is None or gpus.device_files is None:
+        return []
+    files = device_files(gpus.device_files)
+    numa = gpus.numa if gpus.numa and not pool.simulated else [None] * len(files)
+    cores = pool.hardware.cpu.cores // pool.hardware.cpu.numa_nodes
+    rows = []
+    for node, group in groupby(zip(numa, files, strict=True), key=lambda pair: pair[0]):
+        rows.append(
+            settings(
+                {
+                    "NodeName": pool.hosts,
+                    "Name": gpus.kind,
+                    "Type": gpus.gres,
+                    "File": _range([path for _, path in group]),
+                    "Cores": None if node is None else f"{node * cores}-{(node + 1) * cores - 1}",
+                    "Flags": ENVIRONMENTS.get(gpus.vendor) if gpus.kind == "gpu" else None,
+                }
+            )
+        )
+    return rows
+
+
+def _range(files: list[str]) -> str:
+    """Paths that end in successive numbers, as Slurm writes them: /dev/nvidia[0-7]."""
+    if len(files) == 1:
+        return files[0]
+    stem = files[0].rstrip("0123456789")
+    return f"{stem}[{files[0][len(stem) :]}-{files[-1][len(stem) :]}]"
+
+
+def _limit(value: object) -> object:
+    """-1 is how sacctmgr takes a limit away that an earlier run had set."""
+    return -1 if value is None else value
+
+
+def _qos(cluster: Cluster) -> list[str]:
+    gpu = bool(_accelerated(cluster))
+    rows = []
+    for name, qos in cluster.spec.qos.items():
+        values: dict[str, object] = {
+            "priority": qos.priority,
+            "flags": "DenyOnLimit",
+            "preempt": f"'{','.join(qos.preempts)}'",
+            "gracetime": qos.grace_s,
+        }
+        if gpu:
+            values["maxtresperjob"] = f"gres/gpu={_limit(qos.max_gpus_per_job)}"
+            values["maxtresperuser"] = f"gres/gpu={_limit(qos.max_gpus_per_user)}"
+        values["maxjobsperuser"] = _limit(qos.max_jobs_per_user)
+        values["maxsubmitjobsperuser"] = _limit(qos.max_submitted_per_user)
+        values["maxwall"] = -1 if qos.time_limit_minutes is None else minutes(qos.time_limit_minutes)
+        rows.append(["modify", "qos", name, "set", *settings(values)])
+    return [*(f"add qos {name}" for name in cluster.spec.qos), *columns(rows)]
+
+
+def _accounts(cluster: Cluster) -> list[str]:
+    rows = []
+    for name, account in cluster.accounts.items():
+        tres = f"node={_limit(account.max_nodes)}"
+        if _accelerated(cluster):
+            tres += f",gres/gpu={_limit(account.max_gpus)}"
+        values = {
+            "fairshare": account.fairshare,
+            "qos": ",".join(account.qos),
+            "defaultqos": account.qos[0],
+            "grptres": tres,
+            "grpjobs": _limit(account.max_jobs),
+            "grpsubmitjobs": _limit(account.max_submitted),
+        }
+        rows.append(
+            ["modify", "account", f"name={name}", f"cluster={cluster.name}", "set", *settings(values)]
+        )
+    quoted = [
+        ["add", "account", name, f'description="{account.description}"']
+        for name, account in cluster.accounts.items()
+    ]
+    return [*columns(quoted), *columns(rows)]
+
+
+def _users(cluster: Cluster) -> list[str]:
+    adds = [["add", "user", user.name, f"account={','.join(user.accounts)}"] for user in cluster.users]
+    sets = [
+        ["modify", "user", user.name, "set", f"defaultaccount={user.accounts[0]}"] for user in cluster.users
+    ]
+    return [*columns(adds), *columns(sets)]
