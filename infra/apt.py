@@ -20,37 +20,37 @@ def mirror(codename: str) -> str | None:
 
     None on a host that is not Debian (its mirror of Ubuntu, say, has no Debian on it).
     """
+    return os.environ.get("SLIPWAY_DEBIAN_MIRROR") or _source_of(codename)
+
+
+def security_mirror(codename: str) -> str | None:
+    """The same for security updates; a mirror of Debian has them beside it, with `-security` at the end."""
     if chosen := os.environ.get("SLIPWAY_DEBIAN_MIRROR"):
-        return chosen.rstrip("/")
-    if not Path("/etc/debian_version").exists() or _is_derivative():
+        return f"{chosen.rstrip('/')}-security"
+    return _source_of(f"{codename}-security")
+
+
+def _source_of(release: str) -> str | None:
+    if "ID=debian" not in Path("/etc/os-release").read_text().splitlines():
         return None
+    fields = "$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
     targets = subprocess.run(
-        [
-            "apt-get",
-            "indextargets",
-            "--format",
-            "$(RELEASE)|$(COMPONENT)|$(REPO_URI)",
-            "Created-By: Packages",
-        ],
+        ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"],
         capture_output=True,
         text=True,
         check=False,
     ).stdout
     for line in targets.splitlines():
-        release, component, uri = line.split("|")
-        if release in (codename, "stable") and component == "main":
+        found, component, uri = line.split("|")
+        if found == release and component == "main":
             return uri.rstrip("/")
     return None
 
 
-def _is_derivative() -> bool:
-    return "ID=debian" not in Path("/etc/os-release").read_text().splitlines()
-
-
 def install(packages: list[str], codename: str, log: Path, *, newer: bool = False) -> None:
-    """Install `packages` with what they need; as root. `newer`: on Debian 12 take these, and no others, from 13.
+    """Install `packages` with what they need; as root. `newer`: on Debian 12 take these (no others) from 13.
 
-    Debian 12's Docker 20.10 does not run privileged containers without CAP_SYS_RESOURCE, and it has no compose v2.
+    Debian 12's Docker 20.10 cannot run privileged containers without CAP_SYS_RESOURCE, and has no compose v2.
     Debian 13's needs only a libc6 that Debian 12 has, too.
     """
     options = _both_releases(codename) if newer and codename == "bookworm" else []

@@ -1,7 +1,7 @@
-"""A Docker engine with compose v2 and buildx on this host: used as it is when there, else installed and started.
+"""A Docker engine with compose v2 and buildx on this host: the one that is there, else one that we install.
 
-`read_facts` looks, `decide` says what to do (pure, so that every kind of host is a row in a test's table), and
-`ensure` does it. What was measured on hosts of each kind is in docs/hosts.md.
+`read_facts` looks, `decide` says what to do (pure, so that every kind of host is a row in a test's table),
+and `ensure` does it. What was measured on hosts of each kind is in docs/hosts.md.
 """
 
 import json
@@ -93,7 +93,7 @@ def decide(facts: Facts) -> list[Action]:
     if not packaged:
         raise Failure(
             f"no Docker engine, and none that we can install on {facts.system} {facts.release} "
-            "(we can on Debian 12 and newer, and on Ubuntu 22.04 and newer): install one with compose v2 and buildx"
+            "(only on Debian 12, Ubuntu 22.04 and newer): install one with compose v2 and buildx"
         )
     return [Action.CONFIGURE, Action.INSTALL_ENGINE, Action.START]
 
@@ -115,8 +115,10 @@ def version(text: str) -> tuple[int, ...]:
 
 
 def daemon_settings(mtu: int) -> dict[str, object]:
-    """What the engine must be told. Networks have the engine's default MTU of 1500 whatever the host's link has:
-    on a smaller link (cloud overlays, VPNs) large packets vanish, and TLS handshakes hang.
+    """What the engine must be told for a host whose default route has this MTU in bytes.
+
+    Its networks have 1500 whatever the host's link has: on a smaller link (cloud overlays, VPNs) large packets
+    vanish, and TLS handshakes hang.
     """
     if mtu == 1500:
         return {}
@@ -128,11 +130,7 @@ def daemon_settings(mtu: int) -> dict[str, object]:
 
 def read_facts() -> Facts:
     """Look at this host; takes a few tenths of a second."""
-    system = dict(
-        line.split("=", 1)
-        for line in Path("/etc/os-release").read_text().replace('"', "").splitlines()
-        if "=" in line
-    )
+    system = _os_release()
     engine, denied = _engine()
     return Facts(
         system=system.get("ID", "unknown"),
@@ -150,6 +148,21 @@ def read_facts() -> Facts:
         compose=_plugin("compose", "version", "--short"),
         buildx=_plugin("buildx", "version"),
     )
+
+
+def _os_release() -> dict[str, str]:
+    lines = Path("/etc/os-release").read_text().replace('"', "").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def read_codename() -> str:
+    """The host's release as its distribution calls it, `bookworm`; empty where it has no such name."""
+    return _os_release().get("VERSION_CODENAME", "")
+
+
+def ready() -> bool:
+    """Whether an engine answers; takes 20 ms."""
+    return _engine()[0] is not None
 
 
 def default_mtu() -> int:
@@ -256,11 +269,11 @@ def _start(facts: Facts) -> None:
 
 
 def _start_daemon() -> subprocess.Popen[bytes]:
-    """dockerd as a process of its own session, so that it outlives this one. Its pid file is /run/docker.pid."""
-    for file in ENGINE_PID_FILES:
-        # Where /run is no tmpfs the files outlive a reboot, and dockerd believes them when their number is in use.
-        if file.exists() and not _is_engine(file.read_text().strip()):
-            file.unlink()
+    """dockerd in a session of its own, so that it outlives this process. It writes /run/docker.pid itself."""
+    for pid_file in ENGINE_PID_FILES:
+        # Where /run is no tmpfs these outlive a reboot, and dockerd believes them if the number is in use again.
+        if pid_file.exists() and not _is_engine(pid_file.read_text().strip()):
+            pid_file.unlink()
     ENGINE_LOG.parent.mkdir(parents=True, exist_ok=True)
     with ENGINE_LOG.open("ab") as file:
         return subprocess.Popen(

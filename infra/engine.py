@@ -1,0 +1,61 @@
+"""The few things that we ask of the Docker engine, through its command line (so that contexts and plugins count)."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from infra.errors import Failure
+from infra.process import output, succeeds
+
+REPOSITORY = "slipway"
+INPUTS = "slipway.inputs"  # the label that holds the content hash of everything that an image was made from
+
+
+def tag(name: str, inputs: str) -> str:
+    return f"{REPOSITORY}/{name}:{inputs}"
+
+
+def has(image: str) -> bool:
+    """Whether this engine has the image."""
+    return succeeds(["docker", "image", "inspect", image])
+
+
+def size(image: str) -> int:
+    """Bytes of the image's layers, unpacked."""
+    return int(output(["docker", "image", "inspect", "--format", "{{.Size}}", image]))
+
+
+def inspect(image: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = json.loads(output(["docker", "image", "inspect", image]))
+    return found[0]
+
+
+def images() -> list[str]:
+    """Tags of every image of ours that this engine has, newest first."""
+    return output(
+        ["docker", "image", "ls", "--filter", f"label={INPUTS}", "--format", "{{.Repository}}:{{.Tag}}"]
+    ).split()
+
+
+def remove_container(name: str) -> None:
+    """Remove a container, running or not; nothing happens when there is none."""
+    subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)
+
+
+def data_folder() -> Path | None:
+    """Where the engine keeps images, when that is on this machine."""
+    folder = Path(output(["docker", "info", "--format", "{{.DockerRootDir}}"]))
+    return folder if folder.is_dir() else None
+
+
+def need_disk(folder: Path, gib: float, what: str) -> None:
+    """Raise Failure when the disk that `folder` is on has less than `gib` GiB free."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < gib:
+        raise Failure(
+            f"{what} needs {gib:.0f} GiB on the disk of {folder}, and {free:.1f} GiB are free: make room"
+        )

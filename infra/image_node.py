@@ -1,0 +1,72 @@
+"""The image `node`: `base` configured by the Ansible roles that also configure real machines, then committed."""
+
+import sys
+from pathlib import Path
+
+from infra import buildenv, engine
+from infra.paths import cache
+from infra.process import logged
+
+RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
+
+
+def inputs(root: Path) -> list[Path]:
+    sources = ["ansible/image.yml", "ansible/ansible.cfg", "ansible/roles"]
+    return [*(root / name for name in sources), *(root / "slurm" / name for name in NODE_FILES)]
+
+
+# What sites edit and the role `slurm` copies into every node.
+NODE_FILES = ("health_check.py", "prolog.sh", "epilog.sh")
+
+SETTINGS = (
+    # systemd takes this as "halt"; it does not end on SIGTERM
+    "STOPSIGNAL SIGRTMIN+3",
+    "ENV container=docker LANG=C.UTF-8",
+    'CMD ["/sbin/init"]',
+)
+
+
+def make(root: Path, base: str, inputs: str, tag: str, log: Path) -> None:
+    """Build `node`. Packages come through a cache on this host, which does not stay in the image."""
+    container = f"slipway-build-node-{inputs}"
+    engine.remove_container(container)
+    archives = cache() / "apt" / "node"
+    (archives / "partial").mkdir(parents=True, exist_ok=True)
+    try:
+        logged(
+            [
+                *("docker", "run", "--detach", "--init", "--name", container),
+                *("--volume", f"{buildenv.folder()}:{buildenv.MOUNT}:ro"),
+                *("--volume", f"{archives}:/var/cache/apt/archives"),
+                *(base, "sleep", "infinity"),
+            ],
+            log,
+        )
+        logged(
+            [
+                Path(sys.executable).with_name("ansible-playbook"),
+                *("--inventory", f"{container},"),
+                *("--extra-vars", f"@{_variables(container)}"),
+                root / "ansible" / "image.yml",
+            ],
+            log,
+            env={"ANSIBLE_CONFIG": str(root / "ansible" / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            cwd=root / "ansible",
+        )
+        settings = [f"LABEL {engine.INPUTS}={inputs}", *SETTINGS]
+        changes = [word for setting in settings for word in ("--change", setting)]
+        logged(["docker", "commit", *changes, container, tag], log)
+    finally:
+        engine.remove_container(container)
+
+
+def _variables(container: str) -> Path:
+    """Ansible's variables of this build: how to reach out from the container. They may hold a proxy's password."""
+    import json
+
+    file = cache() / "tmp" / f"{container}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(json.dumps({"build_environment": buildenv.variables()}))
+    return file

@@ -1,0 +1,250 @@
+"""Images and stack folders: what each is made from, whether it is there, and building what is not.
+
+    base ──┬──> node                    a machine: systemd, Slurm, munge; made by the Ansible roles
+           └──> cuda13 ──> stack-cuda13  a locked Python stack: as a folder, and as an image
+
+Each is named by the content hash of everything that goes into it, its parent's hash included, so that an unchanged
+one is never built again, and two clones of the same commit share theirs.
+"""
+
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra import engine, image_base, image_node, image_stack, stackfolder
+from infra.errors import Mistake
+from infra.paths import CHECKOUT, build, cache
+from infra.process import succeeds
+from infra.progress import Step
+
+DEFAULT = ("node", "cuda13", "stack-cuda13")  # the other stacks are for machines that a site names
+LOGS = build("images") / "logs"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that can be built. `where` is the image's tag, or the folder's path."""
+
+    name: str
+    parent: str | None
+    inputs: str  # content hash, 12 hex digits
+    where: str
+    folder: bool
+    gib: float  # what building it takes on the disk, at most
+    make: Callable[[Path], None]  # builds it; told the log file
+
+    def exists(self) -> bool:
+        return Path(self.where).is_dir() if self.folder else engine.has(self.where)
+
+    def size(self) -> int:
+        """Bytes."""
+        return stackfolder.size(Path(self.where)) if self.folder else engine.size(self.where)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of one target."""
+
+    target: Target
+    changed: bool  # whether it had to be built
+
+
+def content_hash(root: Path, paths: Iterable[Path], *more: str) -> str:
+    """12 hex digits of SHA-256 over the names (below `root`), modes and contents of `paths`, and over `more`.
+
+    A folder stands for all files in it.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_files(paths)):
+        name, executable = path.relative_to(root).as_posix(), bool(path.stat().st_mode & 0o100)
+        digest.update(f"{name}\0{executable}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    for text in more:
+        digest.update(f"{len(text)}\0{text}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from (
+                file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+            )
+        else:
+            yield path
+
+
+def targets(root: Path = CHECKOUT) -> dict[str, Target]:
+    """Every target of the checkout at `root`, parents before children."""
+    base = content_hash(root, image_base.inputs(root), image_base.RECIPE)
+    base_tag = engine.tag("base", base)
+    node = content_hash(root, image_node.inputs(root), image_node.RECIPE, base)
+    found = [
+        Target(
+            "base", None, base, base_tag, False, 1, lambda log: image_base.make(root, base, base_tag, log)
+        ),
+        _node(root, node, base_tag),
+    ]
+    for name in stackfolder.names(root):
+        found += _stack(root, name, base, base_tag)
+    return {target.name: target for target in found}
+
+
+def _node(root: Path, inputs: str, base_tag: str) -> Target:
+    tag = engine.tag("node", inputs)
+    return Target(
+        "node", "base", inputs, tag, False, 3, lambda log: image_node.make(root, base_tag, inputs, tag, log)
+    )
+
+
+def _stack(root: Path, name: str, base: str, base_tag: str) -> list[Target]:
+    folder = stackfolder.path(root, name)
+    image = f"stack-{name}"
+    inputs = content_hash(root, [stackfolder.lock(root, name)], stackfolder.RECIPE, image_stack.RECIPE, base)
+    tag = engine.tag(image, inputs)
+    lock_hash = stackfolder.lock_hash(root, name)
+    return [
+        Target(
+            name,
+            "base",
+            lock_hash,
+            str(folder),
+            True,
+            8,
+            lambda log: stackfolder.make(root, name, base_tag, log),
+        ),
+        Target(
+            image,
+            name,
+            inputs,
+            tag,
+            False,
+            14,
+            lambda log: image_stack.make(folder, base_tag, inputs, tag, log),
+        ),
+    ]
+
+
+def select(names: Sequence[str], known: dict[str, Target]) -> list[Target]:
+    """The named targets and their parents, parents first. Raises Mistake for a name that is none."""
+    wanted: set[str] = set()
+    for name in names:
+        here: str | None = name
+        while here:
+            if here not in known:
+                raise Mistake(f"images: no image or stack '{here}'; there are {', '.join(known)}")
+            wanted.add(here)
+            here = known[here].parent
+    return [target for target in known.values() if target.name in wanted]
+
+
+def current(names: Sequence[str], root: Path = CHECKOUT) -> dict[str, str] | None:
+    """Tag or path of each of `names` when all are built for what is in the checkout now, else None."""
+    known = targets(root)
+    chosen = [known[name] for name in names]
+    return {target.name: target.where for target in chosen} if all(t.exists() for t in chosen) else None
+
+
+def ensure(names: Sequence[str], step: Step, root: Path = CHECKOUT) -> dict[str, str]:
+    """Build what is missing of `names` and of what they need; tag or path of each."""
+    results = build_all(names, step, root)
+    return {name: results[name].target.where for name in names}
+
+
+def build_all(names: Sequence[str], step: Step, root: Path = CHECKOUT) -> dict[str, Built]:
+    """As `ensure`, telling of each target, parents included, whether it had to be built."""
+    known = targets(root)
+    # A parent matters only when a child of it has to be built: the folder can be there when `base` is not.
+    missing = {name for name in names if not select([name], known)[-1].exists()}
+    chosen = [t for t in select(list(missing), known)] if missing else []
+    building = [target for target in chosen if not target.exists()]
+    _check_disk(building)
+    results = {name: Built(known[name], changed=False) for name in names}
+    results |= _run(building, {target.name for target in chosen}, step)
+    _say(results, names, step)
+    return results
+
+
+def _run(building: Sequence[Target], chosen: set[str], step: Step) -> dict[str, Built]:
+    """Build each as soon as its parent is there; independent ones at the same time."""
+    futures: dict[str, Future[Built]] = {}
+    running: set[str] = set()
+
+    def one(target: Target) -> Built:
+        if target.parent in futures:
+            futures[target.parent].result()
+        running.add(target.name)
+        step.doing(f"building {' and '.join(sorted(running))}")
+        try:
+            with _only_one(target.where):
+                if target.exists():  # built by another command while we waited
+                    return Built(target, changed=False)
+                log = LOGS / f"{target.name}.log"
+                log.unlink(missing_ok=True)
+                target.make(log)
+        finally:
+            running.discard(target.name)
+        step.doing(f"building {' and '.join(sorted(running))}")
+        return Built(target, changed=True)
+
+    # One thread for each, so that none waits for a parent that has no thread to run in.
+    with ThreadPoolExecutor(max_workers=max(1, len(building))) as pool:
+        for target in building:
+            futures[target.name] = pool.submit(one, target)
+        return {name: future.result() for name, future in futures.items()}
+
+
+@contextmanager
+def _only_one(what: str) -> Iterator[None]:
+    """Hold the lock on building `what`: a second command that builds it waits for the first."""
+    folder = cache() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / hashlib.sha256(what.encode()).hexdigest()[:16]).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _check_disk(building: Sequence[Target]) -> None:
+    images = [target for target in building if not target.folder]
+    folders = [target for target in building if target.folder]
+    place = engine.data_folder() if images else None
+    if place:
+        engine.need_disk(place, sum(t.gib for t in images), f"building {', '.join(t.name for t in images)}")
+    if folders:
+        engine.need_disk(
+            cache(), sum(t.gib for t in folders), f"building {', '.join(t.name for t in folders)}"
+        )
+
+
+def _say(results: dict[str, Built], names: Sequence[str], step: Step) -> None:
+    changed = [built for built in results.values() if built.changed]
+    total = sum(results[name].target.size() for name in names) / 1e9
+    fate = "built" if changed else "unchanged"
+    shown = [name for name in results if results[name].changed or name in names]
+    step.did(f"{' · '.join(shown):<40} {total:.1f} GB, {fate}", changed=bool(changed))
+
+
+def describe(target: Target, *, changed: bool = False) -> dict[str, object]:
+    """A target as a row of a table; `bytes` is None when it is not built."""
+    return {
+        "name": target.name,
+        "inputs": target.inputs,
+        "where": target.where,
+        "bytes": target.size() if target.exists() else None,
+        "changed": changed,
+    }
+
+
+def stale(root: Path = CHECKOUT) -> list[str]:
+    """Tags of images of ours that this checkout does not name any more, newest first."""
+    named = {target.where for target in targets(root).values()}
+    return [tag for tag in engine.images() if tag not in named]
+
+
+def prune(root: Path = CHECKOUT) -> list[str]:
+    """Remove the stale images that no container uses; returns their tags."""
+    return [tag for tag in stale(root) if succeeds(["docker", "image", "rm", tag])]
