@@ -1,1 +1,1 @@
-"""Training programs and what starts them. Runs on the stack; imports nothing from `infra`, so it can be copied."""
+"""Training programs and what starts them. They run on the stack and import nothing from `infra`."""

@@ -3,15 +3,15 @@
     <run>/checkpoints/step-000100/__0_0.distcp __1_0.distcp .metadata manifest.json
 
 `save` copies the state to CPU memory and returns; a thread writes it with torch.distributed.checkpoint (each
-rank its share), hashes what it wrote, and rank 0 adds a manifest and renames the folder into place. Every file
-is on the disk before the rename, so a folder without a dot in front is complete. All ranks queue the same saves
-in the same order on one thread each, and that thread has its own process group: its collectives meet each other
-and never the training's.
+rank its share), hashes what it wrote, and rank 0 adds a manifest and renames the folder into place. Every
+file is on the disk before the rename, so a folder without a dot in front is complete. All ranks queue the
+same saves in the same order on one thread each, and that thread has its own process group: its collectives
+meet each other and never the training's.
 
 A disk that is full costs a checkpoint and not the run: the half-written folder is removed, rank 0 says what
 happened, training goes on, and the next save tries again.
 
-`load` takes the newest checkpoint that fits and is whole. One that does not is refused by name, with the reason.
+`load` takes the newest checkpoint that fits and is whole. Another is refused by name, with the reason.
 """
 
 import hashlib

@@ -86,7 +86,7 @@ class Config:
         }
 
 
-SECTIONS: dict[str, Any] = {part.name: part.default_factory for part in fields(Config)}  # type: ignore[misc]
+SECTIONS: dict[str, Any] = {part.name: part.type for part in fields(Config)}
 OPTIONS: dict[str, Field[Any]] = {
     f"{name}.{each.name}": each for name, section in SECTIONS.items() for each in fields(section)
 }
@@ -213,7 +213,7 @@ def _take(where: str, name: str, text: str, values: dict[str, Any], mistakes: li
         mistakes.append(f"{where}: no such option.{_nearest(name, OPTIONS)}")
         return
     each = OPTIONS[name]
-    kind = type(each.default)
+    kind: type[Any] = type(each.default)
     try:
         value = kind(text)
     except ValueError:

@@ -1,8 +1,8 @@
 """Text as token shards: prepared once, checksummed, and read by each rank only where its samples lie.
 
 The text is the Python standard library's own sources: real, in every image, nothing to download. A token is a
-byte, a zero byte ends each file. Files are split into training and validation by a hash of their path, so that
-no file is in both and a longer corpus moves no old file to the other side.
+byte, a zero byte ends each file. Files are split into training and validation by a hash of their path, so
+that no file is in both and a longer corpus moves no old file to the other side.
 
     <folder>/stdlib-<12 hex of the content>/train-00000.bin ... validation-00000.bin ... manifest.json
 
@@ -54,8 +54,8 @@ def prepare(
     """Write the shards of the corpus below `folder`, or find them there. Returns their folder.
 
     The folder's name holds a hash of everything that went in. It is written beside its place and renamed, so
-    that it is whole or not there; of two jobs that prepare at once, on any file system, one wins the rename and
-    both use the same bytes. No lock is needed.
+    that it is whole or not there; of two jobs that prepare at once, on any file system, one wins the rename
+    and both use the same bytes. No lock is needed.
     """
     texts = sources() if texts is None else texts
     digest = hashlib.sha256(f"{FORMAT} {shard_bytes} {validation!r}".encode())
@@ -97,7 +97,7 @@ def prepare(
 
 
 def check(folder: Path, *, part: int = 0, parts: int = 1) -> None:
-    """Compare every `parts`-th shard, from `part` on, with its checksum. Raises Failure with the file's name."""
+    """Compare every `parts`-th shard, from `part` on, with its checksum. Raises Failure with the file."""
     for file, facts in sorted(_manifest(folder)["shards"].items())[part::parts]:
         try:
             found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
@@ -113,8 +113,8 @@ def check(folder: Path, *, part: int = 0, parts: int = 1) -> None:
 class Split:
     """The training or the validation part: windows of `context` bytes and the byte after each.
 
-    Windows do not overlap and do not cross shards. Shards are mapped, not read: only pages of windows that are
-    asked for come from the disk.
+    Windows do not overlap and do not cross shards. Shards are mapped, not read: only pages of windows that
+    are asked for come from the disk.
     """
 
     def __init__(self, folder: Path, name: str, context: int) -> None:
@@ -152,7 +152,8 @@ class Order:
         self._epoch = lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> Array:
-        return np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.samples)
+        source = np.random.Philox(np.random.SeedSequence([self.seed, epoch]))
+        return np.random.Generator(source).permutation(self.samples)
 
     def batch(self, step: int, size: int, *, rank: int = 0, ranks: int = 1) -> list[int]:
         """Numbers of the samples of `rank` in a step's global batch of `size`; steps count from 0."""

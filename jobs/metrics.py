@@ -26,14 +26,14 @@ class Metrics:
         self._file = path.open("a", buffering=1)
 
     def write(self, **line: Any) -> None:
-        """Add a line. Raises Failure when the disk takes no more: a run that leaves no record is worth nothing."""
+        """Add a line. Raises Failure when the disk takes no more: a run without a record is worth nothing."""
         try:
             self._file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise Failure(f"{self.path}: {error.strerror}; make room and submit the job again") from error
 
     def sync(self) -> None:
-        """Make all lines last: before a checkpoint, so that no step is in the weights and not in the record."""
+        """Make all lines last. Before a checkpoint, so that each step in the weights is in the record."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -62,8 +62,8 @@ def memory_mib() -> float:
 def progress(line: dict[str, Any], steps: int) -> str:
     """A line of `metrics.jsonl` as a person reads it."""
     return (
-        f"step {line['step']:>4}/{steps}  loss {line['loss']:.3f}  {line['loss'] / math.log(2):.2f} bits/byte  "
-        f"{short(line['tokens_per_s'])} tok/s  data {100 * line['data_s'] / line['step_s']:.0f} %"
+        f"step {line['step']:>4}/{steps}  loss {line['loss']:.3f}  {line['loss'] / math.log(2):.2f} bits/byte"
+        f"  {short(line['tokens_per_s'])} tok/s  data {100 * line['data_s'] / line['step_s']:.0f} %"
     )
 
 

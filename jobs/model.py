@@ -1,4 +1,4 @@
-"""A small byte-level GPT: pre-norm blocks, rotary positions, squared ReLU, no biases, tied to no parallelism."""
+"""A small byte-level GPT: pre-norm blocks, rotary positions, squared ReLU, no biases."""
 
 import torch
 import torch.nn.functional as F

@@ -13,8 +13,8 @@ from jobs.data import VOCABULARY, Array
 def bits_per_byte(training: Iterable[Array], windows: Array) -> tuple[float, float]:
     """(unigram, bigram) cross-entropy in bits of each window's bytes from the second on.
 
-    training: streams of bytes to count in; windows: shape (n, context + 1), uint8. The bigram model falls back
-    on the unigram model with the weight of one observation, so that an unseen pair costs a finite price.
+    training: streams of bytes to count in; windows: shape (n, context + 1), uint8. The bigram model falls
+    back on the unigram model with the weight of one observation, so that an unseen pair costs a finite price.
     """
     pairs = np.zeros(VOCABULARY * VOCABULARY, dtype=np.int64)
     for stream in training:

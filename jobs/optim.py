@@ -20,7 +20,7 @@ def make(model: nn.Module, train: Train) -> torch.optim.Optimizer:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, train: Train, step: int) -> float:
-    """Learning rate of a step, from 0: a linear warm-up, then half a cosine down to a tenth of the highest."""
+    """Set and return the rate of a step, from 0: linear warm-up, then a cosine down to a tenth of it."""
     warmup = min(train.warmup, train.steps)
     if step < warmup:
         share = (step + 1) / warmup

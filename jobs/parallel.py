@@ -22,7 +22,7 @@ class Ranks:
     local_size: int
     device: torch.device
     simulated: bool  # the scheduler gave GPUs that are not there
-    background: Any  # a second group of processes, on CPU: collectives of background threads never mix with training's
+    background: Any  # a process group on CPU beside training's, for objects and for the checkpoint's thread
 
     @property
     def first(self) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 
 class Phases:
-    """Seconds by phase, in order. Each `mark` ends the phase that it names; wall clock, so that it spans nodes."""
+    """Seconds by phase, in order. `mark` ends the phase that it names. Wall clock: it spans programs."""
 
     def __init__(self, began: float) -> None:
         self.seconds: dict[str, float] = {}

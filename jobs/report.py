@@ -9,8 +9,9 @@ from typing import Any
 from jobs import metrics
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.4rem}table{border-collapse:collapse;margin:1rem 0}td,th{text-align:left;padding:.2rem 1.5rem .2rem 0;
-border-bottom:1px solid #ddd;vertical-align:top}img{width:100%}.note{color:#666}"""
+h1{font-size:1.4rem}table{border-collapse:collapse;margin:1rem 0}
+td,th{text-align:left;padding:.2rem 1.5rem .2rem 0;border-bottom:
+1px solid #ddd;vertical-align:top}img{width:100%}.note{color:#666}"""
 
 
 def write(folder: Path, summary: dict[str, Any]) -> None:
@@ -67,6 +68,7 @@ def page(summary: dict[str, Any], picture: bytes) -> str:
         ),
     ]
     table = "\n".join(f"<tr><th>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in rows)
+    name = html.escape(summary["run"])
     image = base64.b64encode(picture).decode()
     note = (
         '<p class="note">GPUs are simulated: the training ran on CPU.</p>'
@@ -74,7 +76,7 @@ def page(summary: dict[str, Any], picture: bytes) -> str:
         else ""
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Run {html.escape(summary["run"])}</title>'
-        f"<style>{STYLE}</style><h1>Run {html.escape(summary['run'])}</h1><p>{verdict}</p>{note}"
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Run {name}</title>'
+        f"<style>{STYLE}</style><h1>Run {name}</h1><p>{verdict}</p>{note}"
         f'<img alt="Loss by step" src="data:image/png;base64,{image}"><table>{table}</table></html>\n'
     )

@@ -3,12 +3,12 @@
     python -m jobs.torchrun --standalone --nproc-per-node=2 -m jobs.train --train.steps=50
 
 Slurm with cgroups sends SIGUSR2 to the task that srun started and to none of its children. That task is
-torchrun, which starts each worker in a session of its own and forwards only signals that it also dies of. So a
-thread here waits for SIGUSR2 and sends it to the children.
+torchrun, which starts each worker in a session of its own and forwards only signals that it also dies of. So
+a thread here waits for SIGUSR2 and sends it to the children.
 
-The signal is blocked, not ignored or handled, and children inherit that: a warning that reaches a worker while
-it still imports torch stays pending until `Warnings.listen` is ready for it. Where Slurm signals every process
-of a step (proctrack/linuxproc), a worker gets it twice, which is as good as once.
+The signal is blocked, not ignored or handled, and children inherit that: a warning that reaches a worker
+while it still imports torch stays pending until `Warnings.listen` is ready for it. Where Slurm signals every
+process of a step (proctrack/linuxproc), a worker gets it twice, which is as good as once.
 """
 
 import os

@@ -35,7 +35,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
 
     phases.mark("import")
 
-    # -- who we are ------------------------------------------------------------------------------------------
+    # -- who we are ----------------------------------------------------------------------------------------
     ranks = parallel.start(config.run.peer_timeout_s)
     phases.mark("rendezvous")
 
@@ -52,15 +52,15 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
         ranks.device.type == "cuda"
     ):  # on CPU all that is used here is deterministic, and this call imports for 3 s
         torch.use_deterministic_algorithms(True)
-    torch.manual_seed(config.train.seed)
+    torch.manual_seed(config.train.seed % 2**64)
     folder = Path(ranks.told(str(runfolder.choose(config.run.folder)) if ranks.first else None))
-    hosts = ranks.gathered(runfolder.host())
+    hosts = list(dict.fromkeys(ranks.gathered(runfolder.host())))  # each node once
     if ranks.first:
         (folder / "config.yaml").write_text(configuration.to_yaml(config))
         runfolder.link_latest(folder)
-    say(_headline(folder, ranks, len({host for host in hosts})))
+    say(_headline(folder, ranks, len(hosts)))
 
-    # -- data: rank 0 prepares it; where the folder is each node's own, so does the first rank there -----------
+    # -- data: rank 0 prepares it; where the folder is each node's own, so does the first rank there -------
     where = Path(config.data.folder)
     for turn in (ranks.first, ranks.local_rank == 0):
         if turn:
@@ -74,7 +74,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
     order = data.Order(len(training), config.train.seed)
     phases.mark("data")
 
-    # -- model, optimiser, and where an earlier start of this run left them -------------------------------------
+    # -- model, optimiser, and where an earlier start of this run left them --------------------------------
     model = parallel.spread(gpt.GPT(config.model), ranks)
     optimizer = optim.make(model, config.train)
     phases.mark("model")
@@ -91,7 +91,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
         phases.mark("load")
         say(f"resumed from {folder}/checkpoints/step-{resumed:06d}")
 
-    # -- the loop ----------------------------------------------------------------------------------------------
+    # -- the loop ------------------------------------------------------------------------------------------
     tokens = config.train.batch * config.model.context
     sample = (config.train.batch, ranks.rank, ranks.size)
     requeue = stop = False
@@ -111,7 +111,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
         optimizer.zero_grad(set_to_none=True)
         step += 1
 
-        # One reduction for the mean loss and for the warnings: all ranks learn of a signal after the same step.
+        # One reduction for the mean loss and the warnings: all ranks learn of a signal after the same step.
         total, requeues, stops = ranks.agree(
             [loss.item(), signals.REQUEUE in warnings.got, signals.STOP in warnings.got]
         )
@@ -143,7 +143,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
     train_s = time.perf_counter() - loop_start
     phases.mark("train")
 
-    # -- the end, or a pause -----------------------------------------------------------------------------------
+    # -- the end, or a pause -------------------------------------------------------------------------------
     wait = time.perf_counter()
     saved = checkpoints.finish()
     checkpoints.close()
@@ -211,10 +211,11 @@ def _tell_start(
     phases: Phases,
     first_step_unix: float,
 ) -> None:
-    """After the first step, so that nothing waits for it: what the run stands on, and how long the way here took."""
+    """What the run stands on and how long the way here took. After the first step, which need not wait."""
+    import numpy
     import torch
 
-    versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda), "numpy": data.np.__version__}
+    versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda), "numpy": numpy.__version__}
     found = runfolder.environment(hosts, str(ranks.device), config.train.seed, versions)
     runfolder.write_json(folder / "environment.json", found)
     earlier = before_worker(STARTED)

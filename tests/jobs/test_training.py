@@ -1,0 +1,148 @@
+"""The run as a whole: it learns, it is the same every time, and nothing that ends it costs a finished step twice."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+
+import pytest
+
+from jobs import config
+from tests.jobs.conftest import Trainer
+
+
+def test_it_learns_and_leaves_a_complete_run_folder(undisturbed: Trainer) -> None:
+    summary = json.loads((undisturbed.folder / "summary.json").read_text())
+    bits = summary["bits_per_byte"]
+    assert bits["bigram"] < bits["unigram"]
+    assert bits["validation"] < bits["unigram"]  # a bigger model beats the bigram one: see jobs/ddp.yaml
+    assert undisturbed.losses()[0] == pytest.approx(math.log(256), abs=1e-3)
+    assert (summary["state"], summary["step"], summary["world_size"]) == ("completed", 400, 2)
+    assert {"agent", "import", "rendezvous", "data", "model", "first_step", "train", "checkpoint"} <= set(
+        summary["phases"]
+    )
+    assert {path.name for path in undisturbed.folder.iterdir()} == {
+        "attempts.jsonl",
+        "checkpoints",
+        "config.yaml",
+        "environment.json",
+        "loss.png",
+        "metrics.jsonl",
+        "report.html",
+        "summary.json",
+    }
+    first = json.loads((undisturbed.folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(first) == {"step", "loss", "time", "tokens_per_s", "step_s", "data_s", "memory_mib"}
+    again = config.load([f"--config={undisturbed.folder / 'config.yaml'}"])
+    assert again.train.steps == 400
+    assert (undisturbed.folder / "report.html").read_text().count("data:image/png;base64,iVBOR") == 1
+
+
+def test_a_repeated_run_has_the_same_losses_to_the_last_bit(trainer: Trainer, undisturbed: Trainer) -> None:
+    trainer.spread(2)
+    assert trainer.losses() == undisturbed.losses()
+
+
+def test_another_seed_has_other_losses(trainer: Trainer, undisturbed: Trainer) -> None:
+    trainer.here(train__seed=2, train__steps=3)
+    assert trainer.losses() != undisturbed.losses()[:3]
+
+
+def test_two_ranks_compute_what_one_computes_on_the_same_global_batch(
+    trainer: Trainer, undisturbed: Trainer
+) -> None:
+    """Sums in another order: equal to 1e-5 at first; small differences grow with the steps."""
+    trainer.here()
+    assert trainer.losses()[:20] == pytest.approx(undisturbed.losses()[:20], rel=1e-5)
+    assert trainer.losses() == pytest.approx(undisturbed.losses(), rel=0.05)
+    assert trainer.losses() != undisturbed.losses()
+
+
+def test_warned_by_the_launcher_alone_all_ranks_save_and_the_run_goes_on_bit_by_bit(
+    trainer: Trainer, undisturbed: Trainer
+) -> None:
+    """SIGUSR2 to torchrun only, as Slurm does with cgroups: it must reach the workers, and torchrun live on."""
+    process = trainer.start(2)
+    trainer.reaches(60, process)
+    os.kill(process.pid, signal.SIGUSR2)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    stopped = len(trainer.losses())
+    assert 60 <= stopped < 400
+    assert f"SIGUSR2: all 2 ranks agreed to stop after step {stopped}; saved in" in output
+    assert f"--run.folder={trainer.folder}" in output
+    assert json.loads((trainer.folder / "summary.json").read_text())["state"] == "interrupted"
+
+    output = trainer.spread(2)
+    assert f"step-{stopped:06d}" in output
+    assert trainer.losses() == undisturbed.losses()
+
+
+def test_a_warning_during_the_start_is_kept_until_the_worker_can_act_on_it(trainer: Trainer) -> None:
+    """It reaches a worker that still imports torch: held back, not lost, and not deadly."""
+    process = trainer.start(1)
+    while not trainer.workers(process):
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGUSR2)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "agreed to stop after step 1;" in output
+
+
+def test_one_rank_told_to_end_takes_the_others_with_it_after_a_save(trainer: Trainer) -> None:
+    """SIGTERM to torchrun, as scancel and kubectl delete do: it passes it on and gives workers 30 s."""
+    process = trainer.start(2)
+    trainer.reaches(20, process)
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    stopped = len(trainer.losses())
+    assert f"SIGTERM: all 2 ranks agreed to stop after step {stopped}; saved in" in output
+    assert (trainer.folder / "checkpoints" / f"step-{stopped:06d}" / "manifest.json").exists()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("victim", ["worker", "all"])
+def test_killed_without_warning_it_resumes_and_ends_bit_by_bit_the_same(
+    trainer: Trainer, undisturbed: Trainer, victim: str
+) -> None:
+    process = trainer.start(2)
+    trainer.reaches(130, process)
+    workers = trainer.workers(process)
+    if victim == "all":  # as when a node loses its power
+        process.kill()
+    os.kill(workers[-1], signal.SIGKILL)
+    if victim == "all":
+        os.kill(workers[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if victim == "worker":
+        assert "ended first, with SIGKILL" in output
+
+    output = trainer.spread(2)
+    summary = json.loads((trainer.folder / "summary.json").read_text())
+    assert summary["resumed_from"] in (50, 100, 150, 200, 250, 300, 350)
+    assert trainer.losses() == undisturbed.losses()
+    assert len((trainer.folder / "attempts.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_mistake_ends_with_one_line_and_exit_code_2(trainer: Trainer) -> None:
+    process = trainer.start(2, train__batch=7)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert output.splitlines()[0] == "train.batch: 7 sequences do not split evenly over 2 ranks"
+    assert "Traceback" not in output
+    assert not trainer.folder.exists()
+
+
+def test_simulated_gpus_are_told_as_such(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has real GPUs")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    done = subprocess.run(["true"], check=True)
+    assert done.returncode == 0
+    trainer.here(train__steps=1)
+    assert json.loads((trainer.folder / "summary.json").read_text())["gpus_simulated"]
