@@ -118,7 +118,7 @@ _register()
 
 
 def main() -> None:
-    """Run a verb. A mistake of the user exits with 2, a failure with 1, Ctrl-C with 130; none has a traceback."""
+    """Run a verb. A user's mistake exits with 2, a failure with 1, Ctrl-C with 130; none has a traceback."""
     try:
         app()
     except Mistake as mistake:

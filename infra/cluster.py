@@ -24,16 +24,20 @@ class PoolFile(Facts):
     hardware: Text = Field(description="Machine type: a file of hardware/ without .yaml")
     count: PositiveInt = Field(description="How many machines")
     partition: Label = Field(description="Slurm partition that they are in: a key of partitions")
-    nodes: Text | None = Field(None, description="Host names: c[1-2]; <pool>-[1-<count>] when missing")
-    place: Place | None = Field(None, description="Where they run, when not where the cluster does")
-    zone: Text | None = Field(None, description="Cloud zone or data centre row")
-    weight: PositiveInt = Field(1, description="Slurm uses nodes of lower weight first")
-    features: list[Label] = Field([], description="For sbatch --constraint, beside what the profile gives")
+    nodes: Text | None = Field(
+        default=None, description="Host names: c[1-2]; <pool>-[1-<count>] when missing"
+    )
+    place: Place | None = Field(default=None, description="Where they run, when not where the cluster does")
+    zone: Text | None = Field(default=None, description="Cloud zone or data centre row")
+    weight: PositiveInt = Field(default=1, description="Slurm uses nodes of lower weight first")
+    features: list[Label] = Field(
+        default=[], description="For sbatch --constraint, beside what the profile gives"
+    )
     lab_cores: PositiveInt | None = Field(
-        None, description="In the lab: cores of each node, instead of a fair share"
+        default=None, description="In the lab: cores of each node, instead of a fair share"
     )
     usd_per_hour: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="Instead of the profile's price"
+        default=None, description="Instead of the profile's price"
     )
 
 
@@ -41,8 +45,8 @@ class PartitionFile(Facts):
     """A queue of Slurm; pools name the one that they are in."""
 
     default: bool = False
-    time_limit_minutes: PositiveInt = Field(1440, description="Longest job")
-    priority_tier: PositiveInt = Field(1, description="Jobs of a higher tier are looked at first")
+    time_limit_minutes: PositiveInt = Field(default=1440, description="Longest job")
+    priority_tier: PositiveInt = Field(default=1, description="Jobs of a higher tier are looked at first")
 
 
 class QosFile(Facts):
@@ -50,13 +54,15 @@ class QosFile(Facts):
 
     priority: Count = 0
     preempts: list[Label] = Field(
-        [], description="QOS whose jobs are requeued when this one needs their nodes"
+        default=[], description="QOS whose jobs are requeued when this one needs their nodes"
     )
-    grace_s: Count = Field(0, description="Seconds between the signal that warns a job and its requeue")
+    grace_s: Count = Field(
+        default=60, description="Seconds from the warning of its preempted jobs to their requeue"
+    )
     max_gpus_per_job: PositiveInt | None = None
     max_gpus_per_user: PositiveInt | None = None
-    max_jobs_per_user: PositiveInt | None = Field(None, description="Running at the same time")
-    max_submitted_per_user: PositiveInt | None = Field(None, description="Running and waiting")
+    max_jobs_per_user: PositiveInt | None = Field(default=None, description="Running at the same time")
+    max_submitted_per_user: PositiveInt | None = Field(default=None, description="Running and waiting")
     time_limit_minutes: PositiveInt | None = None
 
 
@@ -67,11 +73,13 @@ class AccountFile(Facts):
     qos: Annotated[list[Label], Field(min_length=1)] = Field(
         description="Allowed ones; the first is the default"
     )
-    fairshare: PositiveInt = Field(1, description="Share of the cluster, in relation to the other accounts")
-    max_nodes: PositiveInt | None = Field(None, description="In use at the same time")
-    max_gpus: PositiveInt | None = Field(None, description="In use at the same time")
-    max_jobs: PositiveInt | None = Field(None, description="Running at the same time")
-    max_submitted: PositiveInt | None = Field(None, description="Running and waiting")
+    fairshare: PositiveInt = Field(
+        default=1, description="Share of the cluster, in relation to the other accounts"
+    )
+    max_nodes: PositiveInt | None = Field(default=None, description="In use at the same time")
+    max_gpus: PositiveInt | None = Field(default=None, description="In use at the same time")
+    max_jobs: PositiveInt | None = Field(default=None, description="Running at the same time")
+    max_submitted: PositiveInt | None = Field(default=None, description="Running and waiting")
 
 
 class UserFile(Facts):
@@ -79,31 +87,33 @@ class UserFile(Facts):
 
     accounts: Annotated[list[Label], Field(min_length=1)] = Field(description="The first is the default")
     uid: Annotated[int, Field(ge=1000, le=60000)] | None = Field(
-        None,
-        description="Missing: in the lab the person who typed the command, elsewhere the site's directory knows",
+        default=None,
+        description="Missing: in the lab the person at this machine, elsewhere the site's directory knows",
     )
 
 
 class Services(Facts):
     """Host names of what is there once per cluster."""
 
-    hardware: Text | None = Field(None, description="Machine type of these hosts; the lab's are containers")
+    hardware: Text | None = Field(
+        default=None, description="Machine type of these hosts; the lab's are containers"
+    )
     controller: Name = "slurmctld"
     accounting: Name = "slurmdbd"
     database: Name = "db"
-    login: Text = Field("login", description="One or a range: login-[1-2]")
+    login: Text = Field(default="login", description="One or a range: login-[1-2]")
 
 
 class FabricFile(Facts):
     """How the site's switches are wired, where that differs from the profiles' reference design."""
 
     topology: Literal["flat", "tree", "block"] | None = Field(
-        None,
+        default=None,
         description="Missing: block when all pools have NVLink domains, else tree when one has leaf switches",
     )
     nodes_per_leaf: PositiveInt | None = None
     leaves_per_spine: PositiveInt | None = Field(
-        None, description="Missing: one spine layer joins all leaves"
+        default=None, description="Missing: one spine layer joins all leaves"
     )
 
 
@@ -112,7 +122,7 @@ class JobDefaults(Facts):
 
     time_limit_minutes: PositiveInt = 60
     warning_s: PositiveInt = Field(
-        60, description="Seconds before the time limit at which a job is warned (SIGUSR2)"
+        default=60, description="Seconds before the time limit at which a job is warned (SIGUSR2)"
     )
 
 
@@ -126,10 +136,12 @@ class ClusterFile(Facts):
     services: Services = Services()
     fabric: FabricFile = FabricFile()
     pools: Annotated[dict[Label, PoolFile], Field(min_length=1)]
-    partitions: dict[Label, PartitionFile] = {}
-    qos: dict[Label, QosFile] = {}
-    accounts: dict[Label, AccountFile] = {}
-    users: dict[Label, UserFile] = {}
+    partitions: dict[Label, PartitionFile] = Field(default={}, description="Slurm's queues")
+    qos: dict[Label, QosFile] = Field(default={}, description="Slurm's qualities of service")
+    accounts: dict[Label, AccountFile] = Field(default={}, description="Who pays, with limits")
+    users: dict[Label, UserFile] = Field(
+        default={}, description="Who submits; the lab's tools act as the first"
+    )
     jobs: JobDefaults = JobDefaults()
 
 

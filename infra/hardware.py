@@ -1,7 +1,7 @@
 """What `hardware/<type>.yaml` may say: the facts of one machine type.
 
-Units are in the keys' names, as vendors use them: `gib` is 2^30 bytes, `gb` 10^9 bytes, `gbps` 10^9 bits per second,
-`gb_per_s` 10^9 bytes per second, `tflops` 10^12 operations per second (dense), `w` watts, `usd` US dollars.
+Units are in the keys' names, as vendors use them: `gib` is 2^30 bytes, `gb` 10^9 bytes, `gbps` 10^9 bits per
+second, `gb_per_s` 10^9 bytes per second, `tflops` 10^12 dense operations per second, `w` watts, `usd` US dollars.
 Every block of figures names its `source`, a key of `sources`.
 """
 
@@ -33,7 +33,7 @@ class Sourced(Facts):
 
     source: Text = Field(description="Where the figures are from: a key of `sources`")
     other_sources: dict[str, Text] = Field(
-        {}, description="For single figures that are from elsewhere: idle_w: estimate"
+        default={}, description="Of single figures from elsewhere: idle_w: estimate"
     )
 
 
@@ -100,14 +100,16 @@ class Accelerators(Sourced):
     link: Link | None = None
     compute_capability: Capability | None = None
     driver: Version | None = Field(
-        None, description="Driver on these machines: the newest branch that supports them"
+        default=None, description="Driver on these machines: the newest branch that supports them"
     )
-    device_files: Text | None = Field(None, description="One per accelerator, as a range: /dev/nvidia[0-7]")
+    device_files: Text | None = Field(
+        default=None, description="One per accelerator, as a range: /dev/nvidia[0-7]"
+    )
     numa: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, description="NUMA node that each one hangs on, in device order"
+        default=None, description="NUMA node that each one hangs on, in device order"
     )
     kubernetes_resource: Text | None = Field(
-        None, description="Extended resource of the vendor's device plugin"
+        default=None, description="Extended resource of the vendor's device plugin"
     )
     mig: list[MigLayout] = []
 
@@ -123,10 +125,10 @@ class Fabric(Sourced):
     """How the vendor's reference design joins such machines: becomes Slurm's topology."""
 
     nodes_per_leaf: PositiveInt | None = Field(
-        None, description="Machines on one leaf switch (or one rail group)"
+        default=None, description="Machines on one leaf switch (or one rail group)"
     )
     nodes_per_nvlink_domain: PositiveInt | None = Field(
-        None, description="Machines whose GPUs share one NVLink domain: a block in Slurm"
+        default=None, description="Machines whose GPUs share one NVLink domain: a block in Slurm"
     )
 
 
@@ -174,12 +176,12 @@ class Acceptance(Facts):
     memory_gb_per_s: AtLeast | None = None
     host_to_device_gb_per_s: AtLeast | None = None
     all_reduce_bus_gb_per_s: AtLeast | None = Field(
-        None, description="Bus bandwidth, all accelerators of one machine"
+        default=None, description="Bus bandwidth, all accelerators of one machine"
     )
-    network_gbps: AtLeast | None = Field(None, description="Per fabric port and direction")
-    cpu_memory_gb_per_s: AtLeast | None = Field(None, description="Whole machine, STREAM triad")
-    disk_write_gb_per_s: AtLeast | None = Field(None, description="Per scratch disk, sequential")
-    temperature_c: AtMost | None = Field(None, description="Under load")
+    network_gbps: AtLeast | None = Field(default=None, description="Per fabric port and direction")
+    cpu_memory_gb_per_s: AtLeast | None = Field(default=None, description="Whole machine, STREAM triad")
+    disk_write_gb_per_s: AtLeast | None = Field(default=None, description="Per scratch disk, sequential")
+    temperature_c: AtMost | None = Field(default=None, description="Under load")
 
 
 class Profile(Facts):
@@ -200,7 +202,7 @@ class Profile(Facts):
     power: Power
     price: Price | None = None
     instances: dict[Literal["aws", "gcp", "azure"], Text] = Field(
-        {}, description="What clouds call this machine"
+        default={}, description="What clouds call this machine"
     )
     acceptance: Acceptance = Acceptance()
 

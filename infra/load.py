@@ -13,7 +13,7 @@ from infra.machine import Machine, read_machine
 from infra.paths import CHECKOUT
 from infra.stacks import Stack, choose, read_stacks
 
-# Linux, firmware and the crash kernel keep a part of the memory: Slurm refuses a node that has less than it states.
+# Linux, firmware and the crash kernel keep a part: Slurm refuses a node with less memory than is stated.
 USABLE_MEMORY = 0.98
 # In the lab, the host and the database, slurmdbd, slurmctld and login containers live beside the nodes.
 LAB_HOST_MIB = 3072
@@ -140,7 +140,8 @@ def _references(document: yamlfile.Document, file: ClusterFile) -> None:
         if name not in used:
             document.wrong(("partitions", name), "no pool is in it: a partition needs nodes")
         if partition.time_limit_minutes < file.jobs.time_limit_minutes and partition.default:
-            text = f"{partition.time_limit_minutes} is less than jobs.time_limit_minutes ({file.jobs.time_limit_minutes})"
+            asked = file.jobs.time_limit_minutes
+            text = f"{partition.time_limit_minutes} is less than jobs.time_limit_minutes, {asked}"
             document.wrong(("partitions", name, "time_limit_minutes"), text)
     defaults = [name for name, partition in file.partitions.items() if partition.default]
     for name in defaults[1:]:
@@ -316,7 +317,7 @@ def _room(document: yamlfile.Document, file: ClusterFile, pools: list[Pool], mac
         document.wrong(key, f"{what} = {cores} cores, but this machine has {machine.cores}")
     for pool in pools:
         if pool.memory_mib < 1024:
-            text = f"leaves {pool.memory_mib} MiB for each node; 1024 is the least (this machine: {machine.memory_mib})"
+            text = f"leaves {pool.memory_mib} MiB of {machine.memory_mib} for each node; 1024 is the least"
             document.wrong(("pools", pool.name, "count"), text)
 
 
@@ -331,7 +332,7 @@ def _users(document: yamlfile.Document, file: ClusterFile, machine: Machine | No
                 text = f"missing; '{person}' is the person at this machine already"
                 document.wrong(("users", name, "uid"), text)
             person = name
-            # Root does not submit jobs; what uid 1000 writes, root reads. Group ids below 1000 are the nodes' own.
+            # Root does not submit jobs, and reads what uid 1000 writes. Groups below 1000 are the nodes' own.
             uid = machine.uid or 1000
             gid = machine.gid if machine.gid >= 1000 else uid
         if uid in uids and name not in (person,):

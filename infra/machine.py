@@ -1,4 +1,4 @@
-"""The machine that we run on: what a cluster of place `lab` is scaled to. The only impure input of rendering."""
+"""The machine that we run on, to which a cluster of place `lab` is scaled: rendering's only impure input."""
 
 import os
 import platform

@@ -13,7 +13,8 @@ def headline(cluster: Cluster) -> str:
         types += ", GPUs simulated"
     schedulers = " + ".join(name.capitalize() for name in cluster.schedulers)
     where = "this machine" if cluster.place == "lab" else cluster.place
-    return f"{cluster.name}: {len(cluster.login)} login + {len(cluster.nodes)} compute ({types}), {schedulers}, on {where}"
+    nodes = f"{len(cluster.login)} login + {len(cluster.nodes)} compute"
+    return f"{cluster.name}: {nodes} ({types}), {schedulers}, on {where}"
 
 
 def facts(cluster: Cluster) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def show(cluster: Cluster) -> None:
     notes = ["Power: the most that the machines draw, without network, storage and cooling."]
     if any(pool["simulated"] for pool in data["pools"]):
         notes.append(
-            "Cores and memory: this machine's. GPUs are simulated; power and price are the real machines'."
+            "Cores and memory: this machine's. GPUs: simulated. Power and price: the real machines'."
         )
     console.print("\n".join(notes), soft_wrap=True)
 

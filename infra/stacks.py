@@ -24,8 +24,10 @@ class StackFile(BaseModel):
     cudnn: Version | None = None
     nccl: Version | None = None
     accelerator: Literal["nvidia", "amd", "none"] = Field(description="Vendor whose devices the stack drives")
-    min_driver: Version | None = Field(None, description="Oldest driver that this CUDA runs on")
-    compute_capabilities: list[Capability] = Field([], description="What its kernels are compiled for")
+    min_driver: Version | None = Field(default=None, description="Oldest driver that this CUDA runs on")
+    compute_capabilities: list[Capability] = Field(
+        default=[], description="What its kernels are compiled for"
+    )
     architectures: list[Architecture]
     source: Annotated[str, Field(description="Where the driver and compute capabilities are stated")]
 

@@ -7,32 +7,23 @@ from pathlib import Path
 
 from infra.cluster import Cluster
 
-# Made by other commands, never by rendering: secrets at first start, logs and state of the lab.
-KEPT = ("secrets", "logs", "state")
-
 
 def render(cluster: Cluster) -> dict[str, str]:
     """Every file of `cluster`, by its path below build/<cluster>/."""
-    from infra.render import ansible, kubernetes, nodes, slurm
+    from infra.render import ansible, compose, kubernetes, nodes, slurm
 
     files = nodes.render(cluster) | ansible.render(cluster)
     if "slurm" in cluster.schedulers:
         files |= slurm.render(cluster)
     if "kubernetes" in cluster.schedulers:
         files |= kubernetes.render(cluster)
-    if cluster.place == "lab":
-        files |= _compose(cluster)
+    if cluster.place == "lab" and "slurm" in cluster.schedulers:
+        files |= compose.render(cluster)
     return dict(sorted(files.items()))
 
 
-def _compose(cluster: Cluster) -> dict[str, str]:
-    from infra.render import compose
-
-    return compose.render(cluster)
-
-
 def write(files: dict[str, str], folder: Path) -> list[str]:
-    """Make `folder` hold `files`: writes what differs, removes what is no longer rendered. Returns what changed.
+    """Make `folder` hold `files`: write what differs, remove what is no longer rendered; return what changed.
 
     A manifest of what was rendered decides what may go, so that files of other commands stay.
     """

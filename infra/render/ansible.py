@@ -1,112 +1,98 @@
-"""Ansible's inventory: groups are features (controller, login, compute, gpu ...), facts are variables of groups."""
+"""Ansible's inventory: groups are features (controller, login, compute, gpu ...), facts are their variables.
 
+Hosts are ranges and facts belong to groups, so that its size grows with the pools and not with the nodes.
+"""
+
+import re
 from typing import Any
 
 from infra.cluster import Cluster, Pool
 from infra.render.text import origin, yaml
 
+BUILD = "{{ inventory_dir | dirname }}"  # build/<cluster>, from which the roles copy
+
 
 def render(cluster: Cluster) -> dict[str, str]:
-    """ansible/inventory.yaml, group_vars/ for all hosts and each pool, host_vars/ for hosts with a service."""
+    """inventory.yaml, group_vars/ for all hosts and each pool, host_vars/ for hosts of services."""
     files = {"inventory": _inventory(cluster), "group_vars/all": _everywhere(cluster)}
     for pool in cluster.pools:
-        files[f"group_vars/{_group(pool)}"] = _pool(cluster, pool)
-    for host, services in _services(cluster).items():
-        files[f"host_vars/{host}"] = {"slurm_services": services}
-    return {f"ansible/{name}.yaml": f"---\n# {origin(cluster)}\n{yaml(data)}" for name, data in files.items()}
+        files[f"group_vars/{_group(pool)}"] = _pool(pool)
+    for host, parts in _services(cluster).items():
+        files[f"host_vars/{host}"] = {"slurm_parts": parts}
+    return {
+        f"ansible/{name}.yaml": f"---\n# {origin(cluster)}\n{yaml(values)}" for name, values in files.items()
+    }
 
 
 def _group(pool: Pool) -> str:
-    """Ansible wants names of variables: `cpu-big` becomes pool_cpu_big."""
+    """Group names are like those of variables: pool cpu-big is group pool_cpu_big."""
     return f"pool_{pool.name.replace('-', '_')}"
 
 
 def _services(cluster: Cluster) -> dict[str, list[str]]:
-    """What each service host runs; small sites put several services onto one host."""
+    """The parts of Slurm on each service host; a small site puts several onto one."""
     services = cluster.spec.services
-    where = {
-        "controller": [services.controller],
-        "accounting": [services.accounting],
-        "database": [services.database],
-    }
     found: dict[str, list[str]] = {}
-    for service, hosts in (where | {"login": cluster.login}).items():
-        for host in hosts:
-            found.setdefault(host, []).append(service)
+    for part, host in (
+        ("db", services.database),
+        ("slurmdbd", services.accounting),
+        ("slurmctld", services.controller),
+        *(("login", host) for host in cluster.login),
+    ):
+        found.setdefault(host, []).append(part)
     return found
 
 
-def _hosts(expression: str) -> dict[str, None]:
-    """A host list in Ansible's notation, one key per range: gpu-[1-4] is gpu-[1:4]."""
-    import re
-
-    parts = re.split(r",(?![^\[]*\])", expression)
-    hosts: dict[str, None] = {}
-    for part in parts:
-        found = re.fullmatch(r"(.*)\[(.*)\]", part)
-        for piece in found[2].split(",") if found else [None]:
-            ends = piece.split("-") if piece else []
-            hosts[
-                f"{found[1]}[{ends[0]}:{ends[-1]}]"
-                if found and len(ends) == 2
-                else f"{found[1]}{ends[0]}"
-                if found
-                else part
-            ] = None
-    return hosts
+def _ranges(hosts: str) -> dict[str, None]:
+    """A host list in Ansible's notation: gpu-[1-4,7] is gpu-[1:4] and gpu-7."""
+    found = []
+    for part in re.split(r",(?![^\[]*\])", hosts):
+        prefix, _, inside = part.rstrip("]").partition("[")
+        for numbers in inside.split(","):
+            found.append(f"{prefix}[{numbers.replace('-', ':')}]" if "-" in numbers else f"{prefix}{numbers}")
+    return dict.fromkeys(found)
 
 
 def _inventory(cluster: Cluster) -> dict[str, Any]:
     services = cluster.spec.services
     groups: dict[str, Any] = {
-        "controller": {"hosts": {services.controller: None}},
-        "accounting": {"hosts": {services.accounting: None}},
         "database": {"hosts": {services.database: None}},
-        "login": {"hosts": _hosts(services.login)},
+        "accounting": {"hosts": {services.accounting: None}},
+        "controller": {"hosts": {services.controller: None}},
+        "login": {"hosts": _ranges(services.login)},
     }
+    kinds: dict[str, dict[str, None]] = {}
     for pool in cluster.pools:
-        groups[_group(pool)] = {"hosts": _hosts(pool.hosts)}
+        groups[_group(pool)] = {"hosts": _ranges(pool.hosts)}
+        if pool.hardware.accelerators:
+            kinds.setdefault(pool.hardware.accelerators.kind, {})[_group(pool)] = None
     groups["compute"] = {"children": {_group(pool): None for pool in cluster.pools}}
-    accelerated = [pool for pool in cluster.pools if pool.hardware.accelerators]
-    for kind in sorted(
-        {pool.hardware.accelerators.kind for pool in accelerated if pool.hardware.accelerators}
-    ):
-        groups[kind] = {
-            "children": {
-                _group(pool): None
-                for pool in accelerated
-                if pool.hardware.accelerators and pool.hardware.accelerators.kind == kind
-            }
-        }
+    groups |= {kind: {"children": children} for kind, children in sorted(kinds.items())}
     return {"all": {"children": groups}}
 
 
 def _everywhere(cluster: Cluster) -> dict[str, Any]:
-    services = cluster.spec.services
     return {
         "cluster_name": cluster.name,
         "cluster_place": cluster.place,
         "cluster_schedulers": list(cluster.schedulers),
-        "cluster_rendered": "{{ inventory_dir | dirname }}",
-        "slurm_controller": services.controller,
-        "slurm_accounting": services.accounting,
-        "slurm_database": services.database,
+        "common_build": BUILD,
+        "munge_build": BUILD,
+        "slurm_build": BUILD,
+        "slurm_controller": cluster.spec.services.controller,
     }
 
 
-def _pool(cluster: Cluster, pool: Pool) -> dict[str, Any]:
+def _pool(pool: Pool) -> dict[str, Any]:
     gpus = pool.hardware.accelerators
     facts: dict[str, Any] = {
-        "pool_name": pool.name,
+        "slurm_parts": ["compute"],
+        "common_pool": pool.name,
         "pool_hardware": pool.hardware.name,
-        "pool_architecture": pool.hardware.architecture,
-        "pool_partition": pool.partition,
-        "pool_node_facts": f"{{{{ cluster_rendered }}}}/nodes/{pool.name}.json",
-        "pool_tmpfiles": f"{{{{ cluster_rendered }}}}/nodes/{pool.name}.tmpfiles",
         "pool_simulated": pool.simulated,
     }
     if pool.stack:
-        facts |= {"stack_name": pool.stack.name, "stack_folder": pool.stack.folder}
+        facts |= {"stack_folder": pool.stack.folder}
     if gpus and gpus.driver and not pool.simulated:
-        facts |= {"accelerator_vendor": gpus.vendor, "accelerator_driver": gpus.driver}
+        facts |= {"driver_vendor": gpus.vendor, "driver_version": gpus.driver}
     return facts

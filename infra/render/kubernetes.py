@@ -14,9 +14,8 @@ PREFIX = "slipway.dev"
 
 def render(cluster: Cluster) -> dict[str, str]:
     """kubernetes/nodes.yaml."""
-    parts = [
-        f"# Nodes of {cluster.name}: what `kubectl label`, `taint` and a status patch set on each host of a pool\n# {origin(cluster)}\n"
-    ]
+    what = "labels, taints and extended resources of each pool's nodes"
+    parts = [f"# {cluster.name}: {what}\n# {origin(cluster)}\n"]
     parts += [yaml(_pool(pool)) for pool in cluster.pools]
     return {"kubernetes/nodes.yaml": "---\n".join(parts)}
 

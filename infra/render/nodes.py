@@ -1,4 +1,4 @@
-"""What a node of each pool must be (nodes/<pool>.json), the device files that stand in for accelerators, lab users."""
+"""What a node of each pool must be, the device files that stand in for its accelerators, and users."""
 
 import json
 from typing import Any
@@ -60,16 +60,12 @@ def _tmpfiles(cluster: Cluster, pool: Pool) -> str:
 
 
 def _sysusers(cluster: Cluster) -> str:
-    lines = [
-        f"# Users of {cluster.name}; the ids are those of the person who owns the checkout",
-        f"# {origin(cluster)}",
-    ]
-    if cluster.place != "lab":
-        lines[0] = f"# Users of {cluster.name} that no directory service knows"
+    about = (
+        "with the ids of the person at this machine" if cluster.place == "lab" else "that no directory knows"
+    )
+    lines = [f"# Users of {cluster.name}, {about}", f"# {origin(cluster)}"]
     for user in cluster.users:
         if user.uid is not None:
-            lines += [
-                f"g {user.name} {user.gid}",
-                f'u {user.name} {user.uid}:{user.gid} "{user.name}" /home/{user.name} /bin/bash',
-            ]
+            lines.append(f"g {user.name} {user.gid}")
+            lines.append(f'u {user.name} {user.uid}:{user.gid} "{user.name}" /home/{user.name} /bin/bash')
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
-"""Slurm's configuration: slurm.conf, gres.conf, cgroup.conf, topology.conf, slurmdbd.conf and the accounts."""
+"""Slurm's configuration: slurm, gres, cgroup, topology and slurmdbd.conf, and the accounts."""
 
+import shlex
 from itertools import groupby
 
 from infra.cluster import Cluster, Pool
@@ -174,19 +175,18 @@ def _accounts(cluster: Cluster) -> list[str]:
             "grpjobs": _limit(account.max_jobs),
             "grpsubmitjobs": _limit(account.max_submitted),
         }
-        rows.append(
-            ["modify", "account", f"name={name}", f"cluster={cluster.name}", "set", *settings(values)]
-        )
-    quoted = [
-        ["add", "account", name, f'description="{account.description}"']
+        where = [f"name={name}", f"cluster={cluster.name}"]
+        rows.append(["modify", "account", *where, "set", *settings(values)])
+    adds = [
+        ["add", "account", name, f"description={shlex.quote(account.description)}"]
         for name, account in cluster.accounts.items()
     ]
-    return [*columns(quoted), *columns(rows)]
+    return [*columns(adds), *columns(rows)]
 
 
 def _users(cluster: Cluster) -> list[str]:
-    adds = [["add", "user", user.name, f"account={','.join(user.accounts)}"] for user in cluster.users]
-    sets = [
-        ["modify", "user", user.name, "set", f"defaultaccount={user.accounts[0]}"] for user in cluster.users
-    ]
+    adds, sets = [], []
+    for user in cluster.users:
+        adds.append(["add", "user", user.name, f"account={','.join(user.accounts)}"])
+        sets.append(["modify", "user", user.name, "set", f"defaultaccount={user.accounts[0]}"])
     return [*columns(adds), *columns(sets)]

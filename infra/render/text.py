@@ -64,12 +64,11 @@ def yaml(value: Any, indent: int = 0) -> str:
     pad = "  " * indent
     if isinstance(value, Mapping):
         return "".join(f"{pad}{_scalar(key)}:{_nested(item, indent)}" for key, item in value.items())
-    return "".join(
-        f"{pad}- {yaml(item, indent + 1).lstrip()}"
-        if isinstance(item, Mapping)
-        else f"{pad}- {_scalar(item)}\n"
-        for item in value
-    )
+    lines = []
+    for item in value:
+        nested = isinstance(item, Mapping)
+        lines.append(f"{pad}- {yaml(item, indent + 1).lstrip()}" if nested else f"{pad}- {_scalar(item)}\n")
+    return "".join(lines)
 
 
 def _nested(value: Any, indent: int) -> str:

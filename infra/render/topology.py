@@ -30,10 +30,10 @@ def _domain(pool: Pool) -> int | None:
 
 def _leaf(cluster: Cluster, pool: Pool) -> int | None:
     """Nodes of this pool on one leaf switch. An NVLink domain is the innermost switch in a tree."""
-    fabric = pool.hardware.fabric
-    return cluster.spec.fabric.nodes_per_leaf or (
-        fabric and (fabric.nodes_per_leaf or fabric.nodes_per_nvlink_domain)
-    )
+    site, fabric = cluster.spec.fabric.nodes_per_leaf, pool.hardware.fabric
+    if site or not fabric:
+        return site
+    return fabric.nodes_per_leaf or fabric.nodes_per_nvlink_domain
 
 
 def _chunks(nodes: tuple[str, ...], size: int) -> list[list[str]]:
