@@ -32,8 +32,15 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every training step so far; a line that is being written is left for the next look."""
+        return self._lines("metrics.jsonl")
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Every start of the job that reached a training step, the first one first."""
+        return self._lines("attempts.jsonl")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
         try:
-            lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+            lines = (self.folder / name).read_text().splitlines(keepends=True)
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -81,10 +88,10 @@ def refresh(project: Project, run: Run) -> None:
 
 def since_start(run: Run) -> float | None:
     """Seconds from the command's start (SLIPWAY_STARTED, set by the Makefile) to the first training step."""
-    started, steps = os.environ.get("SLIPWAY_STARTED"), run.metrics()
-    if not started or not steps:
+    started, attempts = os.environ.get("SLIPWAY_STARTED"), run.attempts()
+    if not started or not attempts:
         return None
-    return float(steps[0]["time"]) - float(started)
+    return float(attempts[0]["first_step_unix"]) - float(started)
 
 
 def _live(run: Run) -> str:

@@ -4,10 +4,9 @@ Every phase looks first and does only what is missing, so that an interrupted ru
 run changes nothing.
 """
 
+import hashlib
 import json
-import os
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def up(path: Path, script: str) -> None:
         done.save(project)
     if script and not done.proved:
         with step("job") as this:
-            run = job.submit(project, cluster.user, Path(script))
+            run = job.submit(project, cluster.users[0].name, Path(script))
             job.follow(project, run, this)
             this.did(_trained(run, script))
         done.proved = run.id
@@ -171,31 +170,30 @@ def wait_for_slurm(project: Project, cluster: Cluster) -> None:
 
 
 def _stacks(cluster: Cluster) -> list[str]:
-    return sorted({pool.stack.name for pool in cluster.pools})
+    return sorted({pool.stack.name for pool in cluster.pools if pool.stack})
 
 
 def _digest(cluster: Cluster, image: str) -> str:
-    import hashlib
-
     content = json.dumps([render(cluster), image], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _trained(run: job.Run, script: str) -> str:
     summary = run.summary
-    if "validation_bits_per_byte" not in summary:
+    if not summary.get("bits_per_byte"):
         return f"{Path(script).stem}  job {run.id} completed"
+    nodes = len(set(summary["hosts"]))
     return (
-        f"{Path(script).stem}  {summary['nodes']} nodes x {summary['ranks_per_node']} rank"
-        f"   step {summary['steps']}   {summary['validation_bits_per_byte']:.2f} bits/byte"
+        f"{Path(script).stem}  {nodes} nodes x {summary['world_size'] // nodes} rank"
+        f"   step {summary['step']}/{summary['steps']}   {summary['bits_per_byte']['validation']:.2f} bits/byte"
     )
 
 
 def _say_what_it_learned(run: job.Run) -> None:
-    summary = run.summary
-    if "validation_bits_per_byte" not in summary:
+    bits = run.summary.get("bits_per_byte")
+    if not bits:
         return
-    got, bigram = summary["validation_bits_per_byte"], summary["bigram_bits_per_byte"]
+    got, bigram = bits["validation"], bits["bigram"]
     if got >= bigram:
         raise Failure(
             f"job {run.id} completed but did not learn: {got:.2f} bits per byte on validation,"

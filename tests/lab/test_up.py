@@ -11,7 +11,8 @@ from tests.lab.conftest import Lab, until
 def test_it_ends_with_a_model_that_learned(lab: Lab) -> None:
     state = json.loads((lab.project.folder / "state.json").read_text())
     summary = json.loads((CHECKOUT / "runs" / state["proved"] / "summary.json").read_text())
-    assert summary["validation_bits_per_byte"] < summary["bigram_bits_per_byte"] < summary["unigram_bits_per_byte"]
+    bits = summary["bits_per_byte"]
+    assert bits["validation"] < bits["bigram"] < bits["unigram"]
     assert summary["world_size"] == 2
     assert "so it learned" in lab.first.stdout or "nothing to change" in lab.first.stdout
 

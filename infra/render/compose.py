@@ -1,0 +1,55 @@
+"""The lab's Docker Compose file."""
+
+import hashlib
+from typing import Any
+
+from infra.cluster import Cluster, Pool
+from infra.render import nodes
+from infra.render.text import fill
+
+# systemd, slurmd and the node exporter of one container; measured 70 MiB, with room for shells.
+NODE_OVERHEAD_MIB = 256
+
+
+def render(cluster: Cluster) -> dict[str, str]:
+    """compose.yaml of a cluster of place `lab`.
+
+    Every compute node gets cores of its own while there are enough, in the order of the nodes; beyond that nodes
+    share them.
+    """
+    machine = cluster.machine
+    assert machine, "only a lab has a compose file"
+    mounted = nodes.render(cluster)
+    pools: list[dict[str, Any]] = []
+    first = 0
+    for pool in cluster.pools:
+        hosts = []
+        for name in pool.nodes:
+            cores = sorted((first + i) % machine.cores for i in range(pool.cpus))
+            hosts.append({"name": name, "cpuset": ",".join(str(core) for core in cores)})
+            first += pool.cpus
+        assert pool.stack, "a lab runs jobs, so every pool has a stack"
+        pools.append(
+            {
+                "name": pool.name,
+                "nodes": hosts,
+                "memory_mib": pool.memory_mib + NODE_OVERHEAD_MIB,
+                "stack": pool.stack.folder,
+                "digest": _digest(pool, mounted),
+            }
+        )
+    text = fill(
+        "compose.yaml",
+        cluster,
+        machine=machine,
+        pools=pools,
+        stacks=sorted({pool["stack"] for pool in pools}),
+        user=cluster.users[0],
+    )
+    return {"compose.yaml": text}
+
+
+def _digest(pool: Pool, mounted: dict[str, str]) -> str:
+    """Changes with what the containers of `pool` mount and read only when they start."""
+    content = mounted[f"nodes/{pool.name}.json"] + mounted[f"nodes/{pool.name}.tmpfiles"] + mounted["sysusers.conf"]
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -1,0 +1,89 @@
+"""What must be true of a node before a job may run on it."""
+
+import json
+import time
+
+from infra.cluster import Cluster
+from tests.nodes.conftest import Node
+
+UNITS = {
+    "db": ["mariadb"],
+    "slurmdbd": ["munge", "slurmdbd"],
+    "slurmctld": ["munge", "slurmctld", "slurmrestd"],
+    "login": ["munge", "sackd", "prometheus-node-exporter"],
+    "compute": ["munge", "slurmd", "prometheus-node-exporter"],
+}
+# Every port on which something outside the node may be answered (tcp; nothing listens on udp).
+PORTS = {
+    "db": {3306},
+    "slurmdbd": {6819},
+    "slurmctld": {6817, 6820},
+    "login": {6818, 9100},
+    "compute": {6818, 9100},
+}
+# path: (mode, owner)
+SECRETS = {
+    "slurmdbd": {
+        "/etc/munge/munge.key": (0o400, "munge"),
+        "/etc/slurm/slurmdbd.conf": (0o600, "slurm"),
+        "/etc/slurm/slurmdbd-password.conf": (0o600, "slurm"),
+        "/etc/slurm/jwt_hs256.key": (0o600, "slurm"),
+    },
+    "slurmctld": {"/etc/munge/munge.key": (0o400, "munge"), "/etc/slurm/jwt_hs256.key": (0o600, "slurm")},
+    "login": {"/etc/munge/munge.key": (0o400, "munge")},
+    "compute": {"/etc/munge/munge.key": (0o400, "munge")},
+}
+
+
+def test_services_run_and_none_has_failed(node: Node) -> None:
+    assert node.host.check_output("systemctl --failed --plain --no-legend") == ""
+    assert node.host.run("systemctl is-active " + " ".join(UNITS[node.role])).rc == 0
+
+
+def test_nothing_listens_that_should_not(node: Node) -> None:
+    lines = node.host.check_output("ss -Hltnu").splitlines()
+    outside = [line.split()[4] for line in lines if not line.split()[4].startswith(("127.", "[::1]"))]
+    assert {int(address.rsplit(":", 1)[1]) for address in outside} == PORTS[node.role]
+
+
+def test_secrets_are_where_they_belong_and_nowhere_else(node: Node) -> None:
+    for path, (mode, owner) in SECRETS.get(node.role, {}).items():
+        file = node.host.file(path)
+        assert (file.mode, file.user) == (mode, owner), path
+    everywhere = {path for files in SECRETS.values() for path in files}
+    for path in everywhere - set(SECRETS.get(node.role, {})):
+        assert not node.host.file(path).exists, f"{path} has no business here"
+
+
+def test_a_credential_made_here_is_accepted_everywhere(slurm_node: Node, cluster: Cluster) -> None:
+    made = slurm_node.host.check_output("munge --no-input")
+    for other in ("slurmdbd", "slurmctld", "login", cluster.pools[0].nodes[-1]):
+        there = slurm_node.host.get_host(f"docker://{cluster.name}-{other}")
+        assert "Success" in there.check_output("echo %s | unmunge --metadata -", made)
+
+
+def test_slurm_is_the_same_everywhere(slurm_node: Node) -> None:
+    assert slurm_node.host.check_output("sinfo --version").startswith("slurm 24.11.")
+
+
+def test_the_clock_agrees_with_ours(node: Node) -> None:
+    assert abs(float(node.host.check_output("date +%s.%N")) - time.time()) < 2
+
+
+def test_the_health_check_says_well(compute: Node) -> None:
+    done = compute.host.run("/usr/libexec/slipway/health-check")
+    assert done.rc == 0, done.stdout + done.stderr
+
+
+def test_the_node_has_what_its_pool_promises(compute: Node) -> None:
+    wanted = json.loads(compute.host.file("/etc/slipway/node.json").content_string)
+    got = compute.host.check_output(f"scontrol -o show node {compute.name}")
+    assert f"CPUTot={wanted['cpus']} " in got
+    assert f"RealMemory={wanted['memory_mib']} " in got
+    assert "NOT_RESPONDING" not in got
+
+
+def test_users_reach_the_stack(login: Node, compute: Node, cluster: Cluster) -> None:
+    for node in (login, compute):
+        said = node.host.check_output("/opt/stack/current/bin/python --version")
+        assert said.startswith("Python 3.13")
