@@ -64,8 +64,10 @@ class Trainer:
     def start(self, ranks: int, **changes: Any) -> "subprocess.Popen[str]":
         """Ranks under torchrun."""
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.torchrun", "--standalone", f"--nproc-per-node={ranks}"]
-            + ["-m", "jobs.train", *self.options(**changes)],
+            [
+                *(sys.executable, "-m", "jobs.torchrun", "--standalone", f"--nproc-per-node={ranks}"),
+                *("-m", "jobs.train", *self.options(**changes)),
+            ],
             cwd=CHECKOUT,
             env={name: value for name, value in os.environ.items() if name not in LEFT_OVER},
             stdout=subprocess.PIPE,

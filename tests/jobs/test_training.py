@@ -1,10 +1,9 @@
-"""The run as a whole: it learns, it is the same every time, and nothing that ends it costs a finished step twice."""
+"""The run as a whole: it learns, it is the same every time, and it survives what ends it."""
 
 import json
 import math
 import os
 import signal
-import subprocess
 
 import pytest
 
@@ -62,7 +61,7 @@ def test_two_ranks_compute_what_one_computes_on_the_same_global_batch(
 def test_warned_by_the_launcher_alone_all_ranks_save_and_the_run_goes_on_bit_by_bit(
     trainer: Trainer, undisturbed: Trainer
 ) -> None:
-    """SIGUSR2 to torchrun only, as Slurm does with cgroups: it must reach the workers, and torchrun live on."""
+    """SIGUSR2 to torchrun only, as Slurm does with cgroups: workers must get it and torchrun live on."""
     process = trainer.start(2)
     trainer.reaches(60, process)
     os.kill(process.pid, signal.SIGUSR2)
@@ -142,7 +141,5 @@ def test_simulated_gpus_are_told_as_such(trainer: Trainer, monkeypatch: pytest.M
     if torch.cuda.is_available():
         pytest.skip("this machine has real GPUs")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    done = subprocess.run(["true"], check=True)
-    assert done.returncode == 0
     trainer.here(train__steps=1)
     assert json.loads((trainer.folder / "summary.json").read_text())["gpus_simulated"]
