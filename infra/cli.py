@@ -94,6 +94,57 @@ def show(cluster: ClusterArgument = LAB, json: Json = False) -> None:
         showing.show(found)
 
 
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option(help="Folder to write to; schemas/ when missing.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the JSON Schemas that editors check hardware/ and clusters/ with; they are committed.
+
+    Example: python -m infra schema
+    """
+    from infra import paths
+    from infra.schema import schemas
+
+    folder = output or paths.CHECKOUT / "schemas"
+    folder.mkdir(parents=True, exist_ok=True)
+    changed = []
+    for name, text in schemas().items():
+        path = folder / name
+        if not path.is_file() or path.read_text() != text:
+            path.write_text(text)
+            changed.append(name)
+    _say({"folder": str(folder), "changed": changed}, json, f"schemas: {len(changed)} changed")
+
+
+bench = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Measure this tool; figures beside limits."
+)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("render")
+def bench_render(
+    nodes: Annotated[int, typer.Option(min=1, help="Machines in the cluster.")] = 10_000, json: Json = False
+) -> None:
+    """Time from a cluster file of NODES machines to its files on disk, beside writing the same bytes.
+
+    Example: python -m infra bench render --nodes 10000
+    """
+    from infra.bench import measure
+
+    got = measure(nodes)
+    _say(
+        got,
+        json,
+        f"render of {nodes:,} nodes: {got['seconds']:.2f} s (goal {got['goal_s']:.0f} s); {got['files']} files,"
+        f" {got['bytes'] / 1e3:.0f} kB\n"
+        f"  names without ranges:  {got['scattered_seconds']:.2f} s, {got['scattered_bytes'] / 1e3:.0f} kB\n"
+        f"  limit, plain write:    {got['plain_write_seconds']:.4f} s; json.dumps {got['json_dumps_seconds']:.5f} s\n"
+        "  best of three, load to files on disk, in one process",
+    )
+
+
 def _say(data: object, json: bool, text: str) -> None:
     """Print `data` for machines or `text` for people."""
     if json:

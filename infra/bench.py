@@ -1,0 +1,80 @@
+"""What rendering costs, beside the least that it could cost: writing the same bytes to the same disk."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from infra.load import load_cluster
+from infra.paths import CHECKOUT
+from infra.render import render, write
+
+NODES = 10_000
+GOAL_S = 2.0
+REPEATS = 3
+
+
+def measure(nodes: int = NODES) -> dict[str, Any]:
+    """Load, render and write a cluster of `nodes` machines, the best of three; seconds and bytes.
+
+    `scattered` has host names without ranges to join (every second number), the worst case for host lists.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        root = _tree(Path(scratch), nodes)
+        seconds, files = _best(lambda: _all(root, "even", root / "build/even"))
+        scattered, odd = _best(lambda: _all(root, "scattered", root / "build/scattered"))
+        floor, _ = _best(lambda: _plain(files, root / "plain"))
+        dumped, _ = _best(lambda: json.dumps(files))
+    return {
+        "nodes": nodes,
+        "seconds": seconds,
+        "goal_s": GOAL_S,
+        "scattered_seconds": scattered,
+        "files": len(files),
+        "bytes": sum(map(len, files.values())),
+        "scattered_bytes": sum(map(len, odd.values())),
+        "plain_write_seconds": floor,
+        "json_dumps_seconds": dumped,
+    }
+
+
+def _best(work: Any) -> tuple[float, Any]:
+    best, result = float("inf"), None
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        result = work()
+        best = min(best, time.perf_counter() - begin)
+    return best, result
+
+
+def _all(root: Path, name: str, folder: Path) -> dict[str, str]:
+    files = render(load_cluster(f"clusters/{name}.yaml", root=root))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()  # so that everything is written every time
+    write(files, folder)
+    return files
+
+
+def _plain(files: dict[str, str], folder: Path) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _tree(scratch: Path, nodes: int) -> Path:
+    """A checkout with this one's machine types and stacks, and two clusters of `nodes` machines."""
+    (scratch / "clusters").mkdir()
+    (scratch / "hardware").symlink_to(CHECKOUT / "hardware")
+    (scratch / "images").symlink_to(CHECKOUT / "images")
+    names = ",".join(f"n{number}" for number in range(1, 2 * nodes, 2))
+    for name, hosts in (("even", f"n[1-{nodes}]"), ("scattered", names)):
+        (scratch / "clusters" / f"{name}.yaml").write_text(
+            f"name: {name}\ndescription: {nodes} machines\nplace: metal\nschedulers: [slurm, kubernetes]\n"
+            "services: {hardware: cpu-epyc-2s}\n"
+            f'pools:\n  gpu: {{hardware: h100-sxm-8x, count: {nodes}, partition: gpu, nodes: "{hosts}"}}\n'
+            "partitions:\n  gpu: {default: true}\n"
+        )
+    return scratch

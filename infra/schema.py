@@ -1,0 +1,29 @@
+"""JSON Schemas of both kinds of file, so that editors complete and check them while they are written."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from infra.cluster import ClusterFile
+from infra.hardware import Profile
+
+COMMAND = "python -m infra schema"
+
+
+def schemas() -> dict[str, str]:
+    """The text of every file below schemas/."""
+    return {
+        "hardware.schema.json": _schema(Profile, "A machine type of Slipway: hardware/<name>.yaml"),
+        "cluster.schema.json": _schema(ClusterFile, "A cluster of Slipway: clusters/<name>.yaml"),
+    }
+
+
+def _schema(model: type[BaseModel], title: str) -> str:
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": f"Generated from infra/{model.__module__.split('.')[-1]}.py by: {COMMAND}",
+        **model.model_json_schema(),
+        "title": title,
+    }
+    return json.dumps(schema, indent=2) + "\n"
