@@ -41,7 +41,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    steps: int = option(400, "optimiser steps", 1)
+    steps: int = option(300, "optimiser steps", 1)
     batch: int = option(32, "sequences in a step, over all ranks; the world size divides it", 1)
     learning_rate: float = option(0.01, "at its highest, after the warm-up", 0)
     warmup: int = option(20, "steps from 0 to the highest learning rate", 0)

@@ -44,7 +44,7 @@ def test_numbers_survive_the_command_line(rate: float, seed: int) -> None:
     [
         ("train:\n  stesp: 3\n", ":2: train.stesp: no such option. Did you mean 'train.steps'?"),
         ("trian:\n  steps: 3\n", ":1: trian: no such section. Did you mean 'train'?"),
-        ("train:\n  steps: many\n", ":2: train.steps: 'many' is not a whole number, such as 400"),
+        ("train:\n  steps: many\n", ":2: train.steps: 'many' is not a whole number, such as 300"),
         ("train:\n  steps: 0\n", ":2: train.steps: 0 is too small; the least is 1"),
         ("train:\n  clip: .nan\n", ":2: train.clip: '.nan' is not a number, such as 1.0"),
         ("train:\n  clip: nan\n", ":2: train.clip: nan is too small; the least is 0"),

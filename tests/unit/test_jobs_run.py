@@ -1,0 +1,147 @@
+"""What surrounds the training, without torch: run folders, phases, signals, the report."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.paths import CHECKOUT
+from jobs import phases, report, runfolder, signals, torchrun
+from tests.unit.test_jobs_sbatch import script
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, outside Slurm and torchrun."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "SLIPWAY_")):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+def test_a_new_job_does_not_train_on_in_another_clusters_folder(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    (runfolder.choose("") / "checkpoints").mkdir()
+    again = runfolder.choose("")
+    assert (again, list(again.iterdir())) == (Path("runs/1"), [])
+    assert len(list(Path("runs").glob("1-until-*/checkpoints"))) == 1
+
+
+def test_a_requeued_job_goes_on_in_its_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    (runfolder.choose("") / "checkpoints").mkdir()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert (runfolder.choose("") / "checkpoints").exists()
+
+
+def test_a_named_folder_is_gone_on_with(elsewhere: Path) -> None:
+    (runfolder.choose("runs/mine") / "kept").touch()
+    assert (runfolder.choose("runs/mine") / "kept").exists()
+
+
+def test_latest_points_to_the_newest_run(elsewhere: Path) -> None:
+    for name in ("a", "b"):
+        runfolder.link_latest(runfolder.choose(f"runs/{name}"))
+    assert Path("runs/latest").readlink() == Path("b")
+
+
+def test_the_environment_is_kept_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JWT", "eyJ")
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    monkeypatch.setenv("SLURM_SOME_TOKEN", "t")
+    launcher = runfolder.environment([], "cpu", 1, {})["launcher"]
+    assert launcher["SLURM_NNODES"] == "2"
+    assert {"SLURM_JWT", "SLURM_SOME_TOKEN"}.isdisjoint(launcher)
+
+
+def test_phases_before_the_worker_come_from_slurm_and_torchrun(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = "SubmitTime=2026-01-02T03:04:05 StartTime=2026-01-02T03:04:10"
+    script(
+        elsewhere / "bin/scontrol", f'[[ $4 == 7 ]] && echo "JobId=7 JobName=a=b {submitted} Command=(null)"'
+    )
+    monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    started = phases.slurm_times()["StartTime"]
+    monkeypatch.setenv("SLIPWAY_AGENT_UNIX", repr(started + 0.5))
+    assert phases.before_worker(started + 3) == {"queue": 5.0, "start": 0.5, "agent": 2.5}
+
+
+def test_phases_outside_slurm_leave_out_what_is_unknown(elsewhere: Path) -> None:
+    assert phases.before_worker(time.time()) == {}
+
+
+def test_phases_add_up_to_the_wall_clock() -> None:
+    began = time.time()
+    marks = phases.Phases(began)
+    for name in ("import", "data", "data"):
+        time.sleep(0.01)
+        marks.mark(name)
+    assert list(marks.seconds) == ["import", "data"]
+    assert sum(marks.seconds.values()) == pytest.approx(time.time() - began, abs=0.01)
+
+
+def test_a_blocked_warning_waits_for_the_handler_and_forked_helpers_ignore_it() -> None:
+    """In a process of its own: signal handlers and what forks inherit are the process's."""
+    program = """
+import os, signal, time
+from jobs import signals
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+os.kill(os.getpid(), signal.SIGUSR2)
+warnings = signals.Warnings()
+assert not warnings.got
+warnings.listen()
+assert warnings.got == {signals.REQUEUE}
+helper = os.fork()
+if not helper:
+    os.kill(os.getpid(), signal.SIGUSR2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) == 7
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=True)
+    assert (signals.REQUEUE, signals.STOP) == (signal.SIGUSR2, signal.SIGTERM)
+
+
+def test_children_are_found_whatever_their_name(tmp_path: Path) -> None:
+    script(tmp_path / "odd) name (1", "read")
+    child = subprocess.Popen([tmp_path / "odd) name (1"], stdin=subprocess.PIPE)
+    try:
+        assert child.pid in torchrun.children(os.getpid())
+        assert child.pid not in torchrun.children(1)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_the_report_is_one_page_and_escapes_what_it_shows() -> None:
+    summary = {
+        "run": "<1>",
+        "state": "completed",
+        "step": 2,
+        "steps": 2,
+        "restarts": 0,
+        "world_size": 2,
+        "hosts": ["a & b"],
+        "device": "cpu",
+        "gpus_simulated": True,
+        "stack": "cuda13",
+        "data": "d",
+        "tokens_per_s": 12345.0,
+        "bits_per_byte": {"validation": 2.0, "bigram": 3.0, "unigram": 4.0},
+        "phases": {"first_step": 1.0},
+    }
+    page = report.page(summary, b"png")
+    assert "Run &lt;1&gt;" in page
+    assert "a &amp; b" in page
+    assert "GPUs are simulated" in page
+    assert "12.3k tokens/s" in page
+    assert 'src="http' not in page
