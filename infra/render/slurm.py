@@ -37,7 +37,7 @@ def render(cluster: Cluster) -> dict[str, str]:
             simulated=any(pool.simulated for pool in cluster.pools),
             lines=columns(row for pool in cluster.pools for row in _gres(pool)),
         ),
-        "cgroup.conf": fill("cgroup.conf", cluster, cgroups=cgroups),
+        "cgroup.conf": fill("cgroup.conf", cluster, cgroups=cgroups, lab=lab),
         "slurmdbd.conf": fill("slurmdbd.conf", cluster),
         "accounts": fill(
             "accounts", cluster, qos=_qos(cluster), accounts=_accounts(cluster), users=_users(cluster)

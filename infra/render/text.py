@@ -76,15 +76,13 @@ def _nested(value: Any, indent: int) -> str:
         return "\n" + yaml(value, indent + 1) if value else " {}\n"
     if isinstance(value, list | tuple):
         return "\n" + yaml(value, indent + 1) if value else " []\n"
-    return f" {_scalar(value)}\n"
+    return "\n" if value is None else f" {_scalar(value)}\n"
 
 
 _WORDS = {"null", "~", "true", "false", "yes", "no", "on", "off", "y", "n", ""}
 
 
 def _scalar(value: Any) -> str:
-    if value is None:
-        return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

@@ -1,6 +1,7 @@
 """`sbatch`, `srun` and the others work from the host's shell as they do on a login node."""
 
 import os
+import subprocess
 
 from infra.paths import CHECKOUT
 from tests.lab.conftest import Lab, until
@@ -43,10 +44,11 @@ def test_a_job_has_no_rights_on_its_node(lab: Lab) -> None:
     assert "CapEff:\t0000000000000000" in lab.ok("srun cat /proc/self/status")
 
 
-def test_outside_the_checkout_the_command_says_what_to_do(lab: Lab) -> None:
-    done = lab.sh("squeue", cwd=CHECKOUT.parent)
-    assert done.returncode != 0
-    assert "run it inside the checkout" in done.stderr
+def test_outside_the_checkout_jobs_are_refused_and_questions_are_answered(lab: Lab) -> None:
+    done = lab.sh("sbatch --wrap true", cwd=CHECKOUT.parent)
+    assert done.returncode == 2
+    assert f"run it inside {CHECKOUT}" in done.stderr
+    assert lab.sh("squeue -h", cwd=CHECKOUT.parent).returncode == 0
 
 
 def test_without_a_cluster_the_command_says_what_to_do(lab: Lab) -> None:
@@ -58,8 +60,6 @@ def test_without_a_cluster_the_command_says_what_to_do(lab: Lab) -> None:
 def test_make_env_prints_what_to_eval(lab: Lab) -> None:
     clean = {**lab.env, "PATH": os.environ["PATH"]}
     clean.pop("SLIPWAY_CLUSTER")
-    import subprocess
-
     line = 'eval "$(make env)" && eval "$(make env)" && command -v sbatch && echo $SLIPWAY_CLUSTER && echo "$PATH"'
     done = subprocess.run(["bash", "-ec", line], cwd=CHECKOUT, env=clean, capture_output=True, text=True)
     sbatch, cluster, path = done.stdout.splitlines()

@@ -1,6 +1,7 @@
 """`make cluster-up`: ends with a model that learned; a second run changes nothing; an interrupted one goes on."""
 
 import json
+import os
 import signal
 import subprocess
 
@@ -40,8 +41,6 @@ def test_after_ctrl_c_the_next_run_goes_on(lab: Lab) -> None:
         start_new_session=True,  # a process group of its own, which a terminal would signal as one
     )
     until("the first container", lambda: lab.project.containers())
-    import os
-
     os.killpg(typed.pid, signal.SIGINT)
     said, _ = typed.communicate(timeout=60)
     assert typed.returncode != 0

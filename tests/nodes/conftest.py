@@ -47,15 +47,17 @@ def _nodes(cluster: Cluster) -> list[Node]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`node` is every node; `slurm_node` those that speak munge; `compute` and `login` what they say."""
-    wanted = {"node", "slurm_node", "compute", "login"} & set(metafunc.fixturenames)
+    """`node` is every node; `slurm_node` those that speak munge; `user_node` where users work; `compute` those."""
+    roles = {
+        "node": {*SERVICES, "compute"},
+        "slurm_node": {"slurmdbd", "slurmctld", "login", "compute"},
+        "user_node": {"login", "compute"},
+        "compute": {"compute"},
+    }
+    wanted = set(roles) & set(metafunc.fixturenames)
     nodes = _nodes(_cluster(metafunc.config.getoption("--cluster"))) if wanted else []
     for fixture in wanted:
-        chosen = [
-            node
-            for node in nodes
-            if fixture == "node" or (fixture == "slurm_node" and node.role != "db") or node.role == fixture
-        ]
+        chosen = [node for node in nodes if node.role in roles[fixture]]
         metafunc.parametrize(fixture, chosen, ids=[node.name for node in chosen])
 
 
