@@ -28,9 +28,9 @@ SECRETS = {
         "/etc/munge/munge.key": (0o400, "munge"),
         "/etc/slurm/slurmdbd.conf": (0o600, "slurm"),
         "/etc/slurm/slurmdbd-password.conf": (0o600, "slurm"),
-        "/etc/slurm/jwt_hs256.key": (0o400, "slurm"),
+        "/etc/slurm/jwt_hs256.key": (0o600, "slurm"),
     },
-    "slurmctld": {"/etc/munge/munge.key": (0o400, "munge"), "/etc/slurm/jwt_hs256.key": (0o400, "slurm")},
+    "slurmctld": {"/etc/munge/munge.key": (0o400, "munge"), "/etc/slurm/jwt_hs256.key": (0o600, "slurm")},
     "login": {"/etc/munge/munge.key": (0o400, "munge")},
     "compute": {"/etc/munge/munge.key": (0o400, "munge")},
 }
