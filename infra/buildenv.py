@@ -38,7 +38,8 @@ def folder() -> Path:
 
 
 def _apt_settings(*, trusted: bool) -> str:
-    lines = ['Acquire::Retries "3";']
+    # A build that is cut short is thrown away: syncing each file to the disk would double its time.
+    lines = ['Acquire::Retries "3";', 'DPkg::Options { "--force-unsafe-io"; };']
     if trusted:
         lines.append(f'Acquire::https::CAInfo "{MOUNT}/ca.pem";')
     return "\n".join(lines) + "\n"

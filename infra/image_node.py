@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from infra import buildenv, engine
+from infra.errors import Failure
 from infra.paths import cache
 from infra.process import logged
 
@@ -11,7 +12,7 @@ RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
 
 
 def inputs(root: Path) -> list[Path]:
-    sources = ["ansible/image.yml", "ansible/ansible.cfg", "ansible/roles"]
+    sources = ["ansible/image.yml", "ansible/ansible.cfg", "ansible/files", "ansible/roles"]
     return [*(root / name for name in sources), *(root / "slurm" / name for name in NODE_FILES)]
 
 
@@ -42,22 +43,32 @@ def make(root: Path, base: str, inputs: str, tag: str, log: Path) -> None:
             ],
             log,
         )
-        logged(
+        _play(
             [
                 Path(sys.executable).with_name("ansible-playbook"),
                 *("--inventory", f"{container},"),
                 *("--extra-vars", f"@{_variables(container)}"),
-                root / "ansible" / "image.yml",
+                "image.yml",
             ],
+            root / "ansible",
             log,
-            env={"ANSIBLE_CONFIG": str(root / "ansible" / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            cwd=root / "ansible",
         )
         settings = [f"LABEL {engine.INPUTS}={inputs}", *SETTINGS]
         changes = [word for setting in settings for word in ("--change", setting)]
         logged(["docker", "commit", *changes, container, tag], log)
     finally:
         engine.remove_container(container)
+
+
+def _play(command: list[str | Path], folder: Path, log: Path) -> None:
+    """Run Ansible; a failure is told by its first error, and not by its last line, which is a table."""
+    env = {"ANSIBLE_CONFIG": str(folder / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    try:
+        logged(command, log, env=env, cwd=folder)
+    except Failure as failure:
+        lines = log.read_text(errors="replace").splitlines()
+        error = next((line for line in lines if line.startswith(("[ERROR]", "fatal:"))), str(failure))
+        raise Failure(f"ansible-playbook: {error}\n  log: {log}") from None
 
 
 def _variables(container: str) -> Path:
