@@ -2,9 +2,8 @@
 
 import base64
 import html
+import logging
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,7 @@ def write(folder: Path, summary: dict[str, Any]) -> None:
 
 def draw(path: Path, lines: list[dict[str, Any]], bits: dict[str, float]) -> None:
     """Training loss in bits per byte by step, beside what counting achieves."""
-    if not os.access(
-        Path("~").expanduser(), os.W_OK
-    ):  # a service's user: matplotlib would complain at length
-        os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="matplotlib-"))
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns at length where there is no home
     import matplotlib
 
     matplotlib.use("Agg")  # nodes have no display

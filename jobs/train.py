@@ -186,7 +186,6 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
             from jobs import report
 
             report.write(folder, summary)
-            phases.mark("report")
             say(_verdict(summary, folder))
     ranks.wait()
     if interrupted and ranks.first:
@@ -199,7 +198,8 @@ def _headline(folder: Path, ranks: Any, nodes: int) -> str:
     if ranks.simulated:
         where = "GPUs simulated: training on CPU, gloo"
     again = f", start {runfolder.attempt() + 1}" if runfolder.attempt() else ""
-    return f"{folder}: {ranks.size} ranks on {nodes} node{'s' if nodes > 1 else ''}, {where}{again}"
+    many = "s" if ranks.size > 1 else ""
+    return f"{folder}: {ranks.size} rank{many} on {nodes} node{'s' if nodes > 1 else ''}, {where}{again}"
 
 
 def _tell_start(
