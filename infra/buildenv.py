@@ -46,7 +46,7 @@ def _apt_settings(*, trusted: bool) -> str:
 
 
 def variables() -> dict[str, str]:
-    """Environment of a command in a build container with `folder()` mounted: what this host needs to get out."""
+    """Environment of a command in a build container with `folder()` mounted: how to get out from it."""
     found = {"APT_CONFIG": f"{MOUNT}/apt.conf", "DEBIAN_FRONTEND": "noninteractive"}
     for name in PROXIES:
         value = os.environ.get(name) or os.environ.get(name.upper())

@@ -1,4 +1,4 @@
-"""The few things that we ask of the Docker engine, through its command line (so that contexts and plugins count)."""
+"""The few things that we ask of the Docker engine, by its command line, so that the user's contexts count."""
 
 import json
 import shutil

@@ -117,8 +117,8 @@ def version(text: str) -> tuple[int, ...]:
 def daemon_settings(mtu: int) -> dict[str, object]:
     """What the engine must be told for a host whose default route has this MTU in bytes.
 
-    Its networks have 1500 whatever the host's link has: on a smaller link (cloud overlays, VPNs) large packets
-    vanish, and TLS handshakes hang.
+    Its networks have 1500 whatever the host's link has: on a smaller link (cloud overlays, VPNs) large
+    packets vanish, and TLS handshakes hang.
     """
     if mtu == 1500:
         return {}
@@ -271,7 +271,7 @@ def _start(facts: Facts) -> None:
 def _start_daemon() -> subprocess.Popen[bytes]:
     """dockerd in a session of its own, so that it outlives this process. It writes /run/docker.pid itself."""
     for pid_file in ENGINE_PID_FILES:
-        # Where /run is no tmpfs these outlive a reboot, and dockerd believes them if the number is in use again.
+        # Where /run is no tmpfs these outlive a reboot; dockerd believes them if the number is in use again.
         if pid_file.exists() and not _is_engine(pid_file.read_text().strip()):
             pid_file.unlink()
     ENGINE_LOG.parent.mkdir(parents=True, exist_ok=True)

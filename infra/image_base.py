@@ -1,4 +1,4 @@
-"""The image `base`: Debian 13's required packages and Python, unpacked by mmdebstrap. No registry is asked."""
+"""The image `base`: Debian 13's required packages and Python, unpacked by mmdebstrap, without a registry."""
 
 import os
 import shutil
@@ -18,22 +18,22 @@ CLEAN = 'rm -f "$1/etc/resolv.conf" "$1/etc/hostname" "$1"/var/log/*.log "$1"/va
 MACHINE_ID = ': > "$1/etc/machine-id"'
 
 
-def inputs(root: Path) -> list[Path]:
+def sources(root: Path) -> list[Path]:
     return [root / "images/base/packages", root / "images/base/dpkg.cfg"]
 
 
 def make(root: Path, inputs: str, tag: str, log: Path) -> None:
     """Build `base` as image `tag`. Raises Failure with what is missing on this host."""
     _need_mmdebstrap(log)
-    packages, excludes = (path.read_text().splitlines() for path in _files(root))
+    packages, excludes = (_lines(path) for path in sources(root))
     command = [
         "mmdebstrap",
         "--variant=minbase",
         "--format=tar",
-        f"--include={','.join(_lines(packages))}",
+        f"--include={','.join(packages)}",
         f"--customize-hook={CLEAN}",
         f"--customize-hook={MACHINE_ID}",
-        *(f"--dpkgopt={line}" for line in _lines(excludes)),
+        *(f"--dpkgopt={line}" for line in excludes),
     ]
     (cache() / "tmp").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache() / "tmp") as folder:
@@ -44,16 +44,12 @@ def make(root: Path, inputs: str, tag: str, log: Path) -> None:
         logged(["docker", "import", *changes, tar, tag], log)
 
 
-def _files(root: Path) -> list[Path]:
-    return inputs(root)
-
-
-def _lines(text: list[str]) -> list[str]:
-    return [line for line in text if line and not line.startswith("#")]
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def _sources() -> list[str]:
-    """Lines of sources.list: Debian 13, its updates and its security updates, from the host's mirror of Debian."""
+    """Lines of sources.list: Debian 13 with its updates and security updates, from the host's mirror."""
     codename = host.read_codename()
     main, security = apt.mirror(codename), apt.security_mirror(codename)
     if main is None or security is None:

@@ -1,5 +1,6 @@
-"""The image `node`: `base` configured by the Ansible roles that also configure real machines, then committed."""
+"""The image `node`: `base` with the install half of the roles that also configure real machines."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from infra.process import logged
 RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
 
 
-def inputs(root: Path) -> list[Path]:
-    sources = ["ansible/image.yml", "ansible/ansible.cfg", "ansible/files", "ansible/roles"]
-    return [*(root / name for name in sources), *(root / "slurm" / name for name in NODE_FILES)]
+def sources(root: Path) -> list[Path]:
+    names = ["ansible/image.yml", "ansible/ansible.cfg", "ansible/files", "ansible/roles"]
+    return [*(root / name for name in names), *(root / "slurm" / name for name in NODE_FILES)]
 
 
 # What sites edit and the role `slurm` copies into every node.
@@ -72,8 +73,7 @@ def _play(command: list[str | Path], folder: Path, log: Path) -> None:
 
 
 def _variables(container: str) -> Path:
-    """Ansible's variables of this build: how to reach out from the container. They may hold a proxy's password."""
-    import json
+    """Ansible's variables of this build: how to get out of it. A proxy's password may be in them."""
 
     file = cache() / "tmp" / f"{container}.json"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The image `stack-<name>`: the same folder that nodes mount, in a layer on `base`, for clusters that pull images."""
+"""The image `stack-<name>`: the folder that nodes mount, on `base`, for clusters that pull images."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
 def make(folder: Path, base: str, inputs: str, tag: str, log: Path) -> None:
     """Build the image from a finished stack folder.
 
-    A copy in a container that is then committed: handing 5 GB to a builder as its context takes a minute more.
+    A copy in a container that is then committed: to hand 5 GB to a builder takes a minute more.
     """
     container = f"slipway-build-{tag.split('/')[-1].replace(':', '-')}"
     where = stackfolder.on_nodes(folder)

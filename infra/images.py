@@ -3,8 +3,8 @@
     base ──┬──> node                    a machine: systemd, Slurm, munge; made by the Ansible roles
            └──> cuda13 ──> stack-cuda13  a locked Python stack: as a folder, and as an image
 
-Each is named by the content hash of everything that goes into it, its parent's hash included, so that an unchanged
-one is never built again, and two clones of the same commit share theirs.
+Each is named by the content hash of everything that goes into it, its parent's hash included, so that an
+unchanged one is never built again, and two clones of the same commit share theirs.
 """
 
 import fcntl
@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import engine, image_base, image_node, image_stack, stackfolder
-from infra.errors import Mistake
+from infra import engine, image_base, image_node, image_stack, imageverify, sbom, stackfolder
+from infra.errors import Failure, Mistake
+from infra.imageverify import Verdict
 from infra.paths import CHECKOUT, build, cache
 from infra.process import succeeds
 from infra.progress import Step
@@ -35,10 +36,14 @@ class Target:
     where: str
     folder: bool
     gib: float  # what building it takes on the disk, at most
-    make: Callable[[Path], None]  # builds it; told the log file
+    make: Callable[["Target", Path], None]  # builds it; told the log file
+    stack: str | None = None  # the stack that it delivers
 
     def exists(self) -> bool:
         return Path(self.where).is_dir() if self.folder else engine.has(self.where)
+
+    def write_sbom(self, root: Path) -> Path:
+        return sbom.ensure(self.name, self.where, stack=self.stack, folder=self.folder, root=root)
 
     def size(self) -> int:
         """Bytes."""
@@ -80,53 +85,58 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def targets(root: Path = CHECKOUT) -> dict[str, Target]:
     """Every target of the checkout at `root`, parents before children."""
-    base = content_hash(root, image_base.inputs(root), image_base.RECIPE)
-    base_tag = engine.tag("base", base)
-    node = content_hash(root, image_node.inputs(root), image_node.RECIPE, base)
-    found = [
-        Target(
-            "base", None, base, base_tag, False, 1, lambda log: image_base.make(root, base, base_tag, log)
-        ),
-        _node(root, node, base_tag),
-    ]
-    for name in stackfolder.names(root):
-        found += _stack(root, name, base, base_tag)
-    return {target.name: target for target in found}
-
-
-def _node(root: Path, inputs: str, base_tag: str) -> Target:
-    tag = engine.tag("node", inputs)
-    return Target(
-        "node", "base", inputs, tag, False, 3, lambda log: image_node.make(root, base_tag, inputs, tag, log)
+    base = _image(
+        "base",
+        None,
+        content_hash(root, image_base.sources(root), image_base.RECIPE),
+        gib=1,
+        make=lambda this, log: image_base.make(root, this.inputs, this.where, log),
     )
+    node = _image(
+        "node",
+        base,
+        content_hash(root, image_node.sources(root), image_node.RECIPE, base.inputs),
+        gib=3,
+        make=lambda this, log: image_node.make(root, base.where, this.inputs, this.where, log),
+    )
+    stacks = [target for name in stackfolder.names(root) for target in _stack(root, name, base)]
+    return {target.name: target for target in (base, node, *stacks)}
 
 
-def _stack(root: Path, name: str, base: str, base_tag: str) -> list[Target]:
-    folder = stackfolder.path(root, name)
-    image = f"stack-{name}"
-    inputs = content_hash(root, [stackfolder.lock(root, name)], stackfolder.RECIPE, image_stack.RECIPE, base)
-    tag = engine.tag(image, inputs)
-    lock_hash = stackfolder.lock_hash(root, name)
-    return [
-        Target(
-            name,
-            "base",
-            lock_hash,
-            str(folder),
-            True,
-            8,
-            lambda log: stackfolder.make(root, name, base_tag, log),
-        ),
-        Target(
-            image,
-            name,
-            inputs,
-            tag,
-            False,
-            14,
-            lambda log: image_stack.make(folder, base_tag, inputs, tag, log),
-        ),
-    ]
+def _stack(root: Path, name: str, base: Target) -> tuple[Target, Target]:
+    """A stack as a folder and as an image."""
+    folder = Target(
+        name=name,
+        parent=base.name,
+        inputs=stackfolder.lock_hash(root, name),
+        where=str(stackfolder.path(root, name)),
+        folder=True,
+        gib=8,
+        make=lambda _, log: stackfolder.make(root, name, base.where, log),
+        stack=name,
+    )
+    image = _image(
+        f"stack-{name}",
+        folder,
+        content_hash(root, [stackfolder.lock(root, name)], image_stack.RECIPE, base.inputs),
+        gib=14,
+        make=lambda this, log: image_stack.make(Path(folder.where), base.where, this.inputs, this.where, log),
+        stack=name,
+    )
+    return folder, image
+
+
+def _image(
+    name: str,
+    parent: Target | None,
+    inputs: str,
+    *,
+    gib: float,
+    make: Callable[[Target, Path], None],
+    stack: str | None = None,
+) -> Target:
+    where = engine.tag(name, inputs)
+    return Target(name, parent.name if parent else None, inputs, where, False, gib, make, stack)
 
 
 def select(names: Sequence[str], known: dict[str, Target]) -> list[Target]:
@@ -160,16 +170,16 @@ def build_all(names: Sequence[str], step: Step, root: Path = CHECKOUT) -> dict[s
     known = targets(root)
     # A parent matters only when a child of it has to be built: the folder can be there when `base` is not.
     missing = {name for name in names if not select([name], known)[-1].exists()}
-    chosen = [t for t in select(list(missing), known)] if missing else []
+    chosen = select(list(missing), known) if missing else []
     building = [target for target in chosen if not target.exists()]
     _check_disk(building)
     results = {name: Built(known[name], changed=False) for name in names}
-    results |= _run(building, {target.name for target in chosen}, step)
+    results |= _run(building, step, root)
     _say(results, names, step)
     return results
 
 
-def _run(building: Sequence[Target], chosen: set[str], step: Step) -> dict[str, Built]:
+def _run(building: Sequence[Target], step: Step, root: Path) -> dict[str, Built]:
     """Build each as soon as its parent is there; independent ones at the same time."""
     futures: dict[str, Future[Built]] = {}
     running: set[str] = set()
@@ -185,7 +195,8 @@ def _run(building: Sequence[Target], chosen: set[str], step: Step) -> dict[str, 
                     return Built(target, changed=False)
                 log = LOGS / f"{target.name}.log"
                 log.unlink(missing_ok=True)
-                target.make(log)
+                target.make(target, log)
+                target.write_sbom(root)
         finally:
             running.discard(target.name)
         step.doing(f"building {' and '.join(sorted(running))}")
@@ -237,6 +248,34 @@ def describe(target: Target, *, changed: bool = False) -> dict[str, object]:
         "bytes": target.size() if target.exists() else None,
         "changed": changed,
     }
+
+
+def to_verify(names: Sequence[str], root: Path = CHECKOUT) -> list[Target]:
+        raise Failure("base, where folders are checked, is not built; run: python -m infra images build base")
+    known = targets(root)
+    if not names:
+        return [target for target in known.values() if target.exists()]
+    chosen = [select([name], known)[-1] for name in names]
+    missing = [target.name for target in chosen if not target.exists()]
+    if missing:
+        raise Failure(
+            f"{', '.join(missing)}: not built; run: python -m infra images build {' '.join(missing)}"
+        )
+    return chosen
+
+
+def verify(target: Target, root: Path = CHECKOUT) -> Verdict:
+    """Compare a target that is built with what it was built from."""
+    if target.stack is None:
+        return imageverify.verify_inputs(target.name, target.where, target.inputs)
+    if not target.folder:
+        return imageverify.verify_image(target.stack, target.where, root)
+    base = targets(root)["base"]
+    if not base.exists():
+        raise Failure(
+            "base is not built, and the folder is checked in it; run: python -m infra images build base"
+        )
+    return imageverify.verify_folder(target.stack, Path(target.where), base.where, root)
 
 
 def stale(root: Path = CHECKOUT) -> list[str]:

@@ -1,7 +1,7 @@
-"""A stack as a folder: the Python environment of `images/stacks/<name>/requirements.lock`, in the user's cache.
+"""A stack as a folder: the environment of `images/stacks/<name>/requirements.lock`, in the user's cache.
 
-It is installed by uv in a container of `base`, so that it fits the nodes whatever this host runs, under the path that
-it has on every node: /opt/stack/<name>-<lock hash>. Nodes mount it read-only.
+It is installed by uv in a container of `base`, so that it fits the nodes whatever this host runs, under the
+path that it has on every node: /opt/stack/<name>-<lock hash>. Nodes mount it read-only.
 """
 
 import hashlib
@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 
 from infra import buildenv
-from infra.errors import Failure
+from infra.errors import Failure, Mistake
 from infra.paths import CHECKOUT, cache
 from infra.process import logged
 
-RECIPE = "1"  # part of the stack images' content hash; count it up when the layout of the folder changes
 MARKER = "stack.json"  # says what a folder holds; nodes' health checks read it
 
 
@@ -62,11 +61,15 @@ def _install_command(root: Path, name: str, base: str, part: Path, final: Path) 
     where = on_nodes(final)
     script = (
         f"uv venv --quiet --python /usr/bin/python3.13 {where} && "
-        f"uv pip install --python {where}/bin/python --require-hashes --compile-bytecode -r /requirements.lock"
+        f"uv pip install --python {where}/bin/python --require-hashes --compile-bytecode "
+        "--requirements /requirements.lock"
     )
-    # uv's cache lies below the same mount as the environment, so that files are linked and not copied; it goes
-    # with the build.
-    env = {"UV_CACHE_DIR": "/opt/stack/.uv", "HOME": "/tmp", "UV_NO_PROGRESS": "1", **buildenv.variables()}  # noqa: S108
+    # uv's cache lies below the same mount as the environment, so that files are linked and not copied.
+    env = {
+        "UV_CACHE_DIR": "/opt/stack/.uv",
+        "HOME": "/opt/stack",
+        "UV_NO_PROGRESS": "1",
+    } | buildenv.variables()
     return [
         *("docker", "run", "--rm", "--init", "--user", f"{os.getuid()}:{os.getgid()}"),
         *(word for key in env for word in ("--env", f"{key}={env[key]}")),
@@ -87,8 +90,37 @@ def uv() -> Path:
     return Path(found).resolve()
 
 
+def relock(name: str, root: Path = CHECKOUT) -> str:
+    """Resolve requirements.in into requirements.lock again, for every kind of machine; says what came of it.
+
+    Raises Mistake when there is no such stack.
+    """
+    place = root / "images/stacks" / name
+    if not (place / "requirements.in").is_file():
+        raise Mistake(
+            f"images/stacks/{name}/requirements.in: no such file; there are {', '.join(names(root))}"
+        )
+    before = lock_hash(root, name) if lock(root, name).exists() else None
+    command: list[str | Path] = [
+        uv(),
+        "pip",
+        "compile",
+        "requirements.in",
+        "--universal",
+        "--python-version",
+        "3.13",
+    ]
+    options = ["--generate-hashes", "--no-annotate", "--upgrade", "--output-file", "requirements.lock"]
+    said = ["--custom-compile-command", f"python -m infra images lock {name}"]
+    logged(
+        [*command, *options, *said], cache() / "logs" / "lock.log", env={"UV_SYSTEM_CERTS": "1"}, cwd=place
+    )
+    after = lock_hash(root, name)
+    return f"{name} {after}, unchanged" if before == after else f"{name} {before} -> {after}"
+
+
 def records_digest(folder: Path) -> str:
-    """SHA-256 over the lists of files (RECORD) of all installed distributions, which have each file's own hash."""
+    """SHA-256 over the lists of files (RECORD) of all installed distributions, with a hash for each."""
     digest = hashlib.sha256()
     for record in sorted(folder.glob("lib/python*/site-packages/*.dist-info/RECORD")):
         digest.update(record.parent.name.encode() + b"\0" + record.read_bytes())

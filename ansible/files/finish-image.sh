@@ -15,6 +15,10 @@ for unit in \
   ln -sf /dev/null "/etc/systemd/system/$unit"
 done
 
+# A privileged container would have the host's kernel log in its own journal.
+install -d /etc/systemd/journald.conf.d
+printf '[Journal]\nReadKMsg=no\n' >/etc/systemd/journald.conf.d/container.conf
+
 # What would make two nodes alike: Debian's packages generate a key of MUNGE and an empty database.
 rm -rf /etc/munge/munge.key /etc/ssh/ssh_host_* /root/.ssh
 find /var/lib/mysql -mindepth 1 -delete

@@ -4,24 +4,112 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Images and stack folders.")
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Names = Annotated[list[str] | None, typer.Argument(help="base, node, a stack (cuda13) or stack-<stack>")]
+Names = Annotated[list[str] | None, typer.Argument(help="base, node, a stack (cuda13), or stack-<stack>")]
+
+
+@app.callback()
+def images() -> None:
+    """The images of nodes and pods, and the stacks: locked Python environments as folder and as image."""
 
 
 @app.command()
 def build(names: Names = None, json: Json = False) -> None:
-    """Build what is missing of NAMES (all but the optional stacks, when none are given); print size and hash.
+    """Build what is missing of NAMES and write its bill of materials; print hash, size and place.
+
+    Without NAMES: node, cuda13 and stack-cuda13. An unchanged input builds nothing.
 
     Example: python -m infra images build node
     """
     from infra import images
-    from infra.progress import step
+    from infra.paths import CHECKOUT
+    from infra.progress import console, step
 
     with step("images") as this:
         built = images.build_all(names or images.DEFAULT, this)
+        for one in built.values():
+            one.target.write_sbom(CHECKOUT)
     _table([images.describe(one.target, changed=one.changed) for one in built.values()], json)
+    if not json:
+        console.print("Next:  python -m infra images verify")
+
+
+@app.command("list")
+def list_images(json: Json = False) -> None:
+    """Show every image and stack of this checkout: its hash, and its size when it is built.
+
+    Example: python -m infra images list
+    """
+    from infra import images
+
+    _table([images.describe(target) for target in images.targets().values()], json)
+    stale = images.stale()
+    if stale and not json:
+        from infra.progress import console
+
+        console.print(f"{len(stale)} of other commits; remove them: python -m infra images prune")
+
+
+@app.command()
+def verify(names: Names = None, json: Json = False) -> None:
+    """Compare what is built with its lock: versions that the libraries report, every file's checksum.
+
+    Without NAMES: everything that is built. Exit code 1 when something is not what its lock says.
+
+    Example: python -m infra images verify cuda13
+    """
+    from rich import print_json
+
+    from infra import images
+    from infra.progress import console, step
+
+    verdicts = []
+    for target in images.to_verify(names or []):
+        with step("verify") as this:
+            this.doing(target.name)
+            verdict = images.verify(target)
+            verdicts.append(verdict)
+            said = " ".join(f"{key} {value}" for key, value in verdict.versions.items())
+            this.did(
+                f"{target.name:<14}{said or 'as its tag says' if verdict.right else 'NOT what its lock says'}"
+            )
+        for wrong in verdict.wrong:
+            console.print(f"    {wrong}", style="red", markup=False)
+    if json:
+        rows = [
+            {"name": v.name, "right": v.right, "versions": v.versions, "wrong": v.wrong} for v in verdicts
+        ]
+        print_json(data=rows)
+    if not all(verdict.right for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune() -> None:
+    """Remove the images that this checkout does not name any more and no container uses.
+
+    Example: python -m infra images prune
+    """
+    from infra import images
+    from infra.progress import console
+
+    for tag in images.prune():
+        console.print(f"  removed {tag}", markup=False)
+
+
+@app.command()
+def lock(name: Annotated[str, typer.Argument(help="the stack's folder in images/stacks")]) -> None:
+    """Resolve a stack's requirements.in into its requirements.lock again, with hashes.
+
+    Example: python -m infra images lock cuda13
+    """
+    from infra import stackfolder
+    from infra.progress import step
+
+    with step("lock") as this:
+        this.did(stackfolder.relock(name))
 
 
 def _table(rows: list[dict[str, object]], json: bool) -> None:
@@ -33,5 +121,5 @@ def _table(rows: list[dict[str, object]], json: bool) -> None:
         print_json(data=rows)
         return
     for row in rows:
-        size = f"{row['bytes'] / 1e6:8.0f} MB" if isinstance(row["bytes"], int) else "   not built"
+        size = f"{row['bytes'] / 1e6:8.0f} MB" if isinstance(row["bytes"], int) else "  not built"
         console.print(f"  {row['name']:<14}{row['inputs']}  {size}  {row['where']}", markup=False)
