@@ -251,7 +251,7 @@ def describe(target: Target, *, changed: bool = False) -> dict[str, object]:
 
 
 def to_verify(names: Sequence[str], root: Path = CHECKOUT) -> list[Target]:
-        raise Failure("base, where folders are checked, is not built; run: python -m infra images build base")
+    """The named targets, all that are built when none is named. Raises Failure for one that is not."""
     known = targets(root)
     if not names:
         return [target for target in known.values() if target.exists()]
