@@ -23,7 +23,9 @@ class PoolFile(Facts):
 
     hardware: Text = Field(description="Machine type: a file of hardware/ without .yaml")
     count: PositiveInt = Field(description="How many machines")
-    partition: Label = Field(description="Slurm partition that they are in: a key of partitions")
+    partition: Label | None = Field(
+        default=None, description="Slurm partition that they are in: a key of partitions; needed under Slurm"
+    )
     nodes: Text | None = Field(
         default=None, description="Host names: c[1-2]; <pool>-[1-<count>] when missing"
     )
@@ -152,7 +154,7 @@ class Pool:
     name: str
     hardware: Profile
     nodes: tuple[str, ...]
-    partition: str
+    partition: str | None
     place: Place
     simulated: bool  # device files stand in for the accelerators
     stack: Stack | None  # None where no job of ours runs: TPUs

@@ -1,7 +1,7 @@
 """What `hardware/<type>.yaml` may say: the facts of one machine type.
 
 Units are in the keys' names, as vendors use them: `gib` is 2^30 bytes, `gb` 10^9 bytes, `gbps` 10^9 bits per
-second, `gb_per_s` 10^9 bytes per second, `tflops` 10^12 dense operations per second, `w` watts, `usd` US dollars.
+second, `gb_per_s` 10^9 bytes per second, `tflops` 10^12 dense operations per second, `w` watts, `usd` US $.
 Every block of figures names its `source`, a key of `sources`.
 """
 
@@ -19,7 +19,7 @@ Version = Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")]
 Capability = Annotated[
     str, Field(pattern=r"^\d+\.\d+$", description="CUDA compute capability, in quotes: '9.0'")
 ]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(pattern=r"^\S[^\n]*$", description="One line")]
 
 
 class Facts(BaseModel):

@@ -37,31 +37,24 @@ def _expand(before: str, ranges: str, after: str) -> list[str]:
 
 def compress(names: Iterable[str]) -> str:
     """The shortest expression for `names` in their order: c1 c2 c3 becomes c[1-3]."""
-    parts = [re.fullmatch(r"(.*?)(\d*)", name) for name in names]
-    split = [(part[1], part[2]) for part in parts if part]
-    done = []
-    # Numbers with leading zeros only join numbers of the same width: n01 and n1 are two hosts.
-    for (prefix, _), group in groupby(split, key=lambda part: (part[0], _width(part[1]))):
-        numbers = [number for _, number in group]
-        if numbers == [""] * len(numbers):
-            done += [prefix] * len(numbers)
-            continue
-        ranges = _ranges(numbers)
-        single = len(numbers) == 1
-        done.append(prefix + (numbers[0] if single else f"[{','.join(ranges)}]"))
-    return ",".join(done)
-
-
-def _width(number: str) -> int:
-    """What numbers must share to stand in one range: 0 for plain ones, their length with leading zeros."""
-    return -1 if not number else len(number) if number.startswith("0") else 0
-
-
-def _ranges(numbers: list[str]) -> list[str]:
-    ranges: list[list[str]] = []
-    for number in numbers:
-        if ranges and int(ranges[-1][-1]) + 1 == int(number):
-            ranges[-1] = [ranges[-1][0], number]
+    runs: list[tuple[str, str, str]] = []  # prefix, first number, last number
+    for name in names:
+        prefix = name.rstrip("0123456789")
+        number = name[len(prefix) :]
+        if runs and runs[-1][0] == prefix and number and number == _next(runs[-1][2]):
+            runs[-1] = (prefix, runs[-1][1], number)
         else:
-            ranges.append([number])
-    return ["-".join(ends) for ends in ranges]
+            runs.append((prefix, number, number))
+    parts = []
+    for (prefix, numbered), group in groupby(runs, key=lambda run: (run[0], bool(run[1]))):
+        ranges = [first if first == last else f"{first}-{last}" for _, first, last in group]
+        if numbered and (len(ranges) > 1 or "-" in ranges[0]):
+            parts.append(f"{prefix}[{','.join(ranges)}]")
+        else:
+            parts += [prefix + number for number in ranges]
+    return ",".join(parts)
+
+
+def _next(number: str) -> str:
+    """The number after `number`, with as many leading zeros: 08, 09, 10."""
+    return str(int(number) + 1).zfill(len(number)) if number else ""

@@ -1,17 +1,16 @@
 """From file names to a resolved cluster, or to one message with every mistake that the files contain."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from infra import hardware, hostlist, yamlfile
+from infra import hardware, rules, yamlfile
 from infra.cluster import Cluster, ClusterFile, Pool, PoolFile, User
 from infra.errors import Mistake
 from infra.hardware import Profile
 from infra.machine import Machine, read_machine
 from infra.paths import CHECKOUT
-from infra.stacks import Stack, choose, read_stacks
+from infra.stacks import Stack, read_stacks
 
 # Linux, firmware and the crash kernel keep a part: Slurm refuses a node with less memory than is stated.
 USABLE_MEMORY = 0.98
@@ -27,8 +26,12 @@ def profile_names(root: Path) -> list[str]:
 
 
 def load_profile(name: str, root: Path = CHECKOUT) -> Profile:
-    """The machine type `name`. Raises Mistake."""
-    path = root / "hardware" / f"{name}.yaml"
+    """The machine type `name` of `root`/hardware. Raises Mistake."""
+    return read_profile(root / "hardware" / f"{name}.yaml", root)
+
+
+def read_profile(path: Path, root: Path = CHECKOUT) -> Profile:
+    """The machine type of file `path`. Raises Mistake."""
     document = yamlfile.read(path, root)
     profile = yamlfile.validate(document, Profile, document.data)
     for key, text in hardware.rules(profile, path.stem) if profile else []:
@@ -44,7 +47,9 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
     `machine` is what a lab is scaled to; the one we run on when it is None. Raises Mistake.
     """
     path = Path(path)
-    document = yamlfile.read(path if path.is_absolute() else root / path, root)
+    inside = root / path  # an absolute path stays as it is
+    document = yamlfile.read(inside if inside.exists() or not path.exists() else path.absolute(), root)
+    rules.references(document)
     file = _shape(document)
     if file is None:
         document.check()
@@ -53,20 +58,21 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
         machine = read_machine()
     if file.place != "lab":
         machine = None
-    _references(document, file)
     profiles = _profiles(document, file, root)
-    nodes = _nodes(document, file)
+    nodes = rules.hosts(document, file)
     stacks = read_stacks(root)
     pools = []
     for name, pool in file.pools.items():
         if name in nodes and pool.hardware in profiles:
-            stack = _fit(document, file, name, profiles[pool.hardware], stacks, machine)
+            stack = rules.fit(document, file, name, profiles[pool.hardware], stacks, machine)
             pools.append(_pool(file, name, pool, profiles[pool.hardware], stack, nodes[name], machine))
     if machine:
-        _room(document, file, pools, machine)
+        rules.room(document, file, pools, machine)
     users = _users(document, file, machine)
-    document.check()
     services = file.services.hardware
+    if services in profiles:
+        rules.cloud(document, ("services", "hardware"), file.place, profiles[services])
+    document.check()
     return Cluster(
         document.shown, file, tuple(pools), users, profiles[services] if services else None, machine
     )
@@ -102,54 +108,6 @@ def _without_misfits(data: dict[str, Any]) -> dict[str, Any]:
     return pruned
 
 
-def _names(document: yamlfile.Document, section: str) -> list[str]:
-    """The keys of a section as written: one that has a mistake is still there to be referred to."""
-    value = document.data.get(section)
-    return [str(key) for key in value] if isinstance(value, dict) else []
-
-
-def _references(document: yamlfile.Document, file: ClusterFile) -> None:
-    """Names that must be defined elsewhere in the file, and definitions that must be used."""
-
-    def known(key: yamlfile.Key, word: str, section: str, what: str) -> None:
-        names = _names(document, section)
-        if word not in names:
-            near = yamlfile.nearest(word, names, all_of=f"In {section}")
-            document.wrong(key, f"no {what} '{word}'.{near}")
-
-    for name, pool in file.pools.items():
-        known(("pools", name, "partition"), pool.partition, "partitions", "partition")
-    for name, account in file.accounts.items():
-        for index, qos in enumerate(account.qos):
-            known(("accounts", name, "qos", index), qos, "qos", "QOS")
-    for name, user in file.users.items():
-        for index, account_name in enumerate(user.accounts):
-            known(("users", name, "accounts", index), account_name, "accounts", "account")
-    for name, qos_file in file.qos.items():
-        for index, other in enumerate(qos_file.preempts):
-            known(("qos", name, "preempts", index), other, "qos", "QOS")
-            if other == name:
-                document.wrong(("qos", name, "preempts", index), "a QOS cannot preempt itself")
-    raw = document.data.get("pools")
-    used = (
-        {pool.get("partition") for pool in raw.values() if isinstance(pool, dict)}
-        if isinstance(raw, dict)
-        else set()
-    )
-    for name, partition in file.partitions.items():
-        if name not in used:
-            document.wrong(("partitions", name), "no pool is in it: a partition needs nodes")
-        if partition.time_limit_minutes < file.jobs.time_limit_minutes and partition.default:
-            asked = file.jobs.time_limit_minutes
-            text = f"{partition.time_limit_minutes} is less than jobs.time_limit_minutes, {asked}"
-            document.wrong(("partitions", name, "time_limit_minutes"), text)
-    defaults = [name for name, partition in file.partitions.items() if partition.default]
-    for name in defaults[1:]:
-        document.wrong(
-            ("partitions", name, "default"), f"'{defaults[0]}' is the default already; there is one"
-        )
-
-
 def _profiles(document: yamlfile.Document, file: ClusterFile, root: Path) -> dict[str, Profile]:
     """The machine types that the file names. Mistakes inside one are those of its own file."""
     wanted: list[tuple[yamlfile.Key, str]] = [
@@ -157,7 +115,7 @@ def _profiles(document: yamlfile.Document, file: ClusterFile, root: Path) -> dic
     ]
     if file.services.hardware:
         wanted.append((("services", "hardware"), file.services.hardware))
-    elif file.place != "lab":
+    elif file.place != "lab" and "hardware" not in rules.section(document, "services"):
         document.wrong(("services", "hardware"), f"missing; on {file.place} the services need a machine type")
     names = profile_names(root)
     profiles: dict[str, Profile] = {}
@@ -179,83 +137,6 @@ def _profiles(document: yamlfile.Document, file: ClusterFile, root: Path) -> dic
             broken.append(str(mistake))
         raise Mistake("\n".join(dict.fromkeys(broken)))
     return profiles
-
-
-def _nodes(document: yamlfile.Document, file: ClusterFile) -> dict[str, tuple[str, ...]]:
-    """The host names of every pool; no two hosts of a cluster share one."""
-    services = file.services
-    taken = {services.controller: "services.controller", services.accounting: "services.accounting"}
-    taken |= {services.database: "services.database"}
-    try:
-        taken |= dict.fromkeys(hostlist.expand(services.login), "services.login")
-    except ValueError as error:
-        document.wrong(("services", "login"), str(error))
-    found: dict[str, tuple[str, ...]] = {}
-    for name, pool in file.pools.items():
-        key = ("pools", name, "nodes")
-        try:
-            nodes = hostlist.expand(pool.nodes or f"{name}-[1-{pool.count}]")
-        except ValueError as error:
-            document.wrong(key, str(error))
-            continue
-        if len(nodes) != pool.count:
-            document.wrong(key, f"{pool.nodes} are {len(nodes)} hosts, but count is {pool.count}")
-        for node in _twice(nodes, taken):
-            document.wrong(key, f"host name '{node}' is there twice; first in {taken.get(node, 'this pool')}")
-        taken |= dict.fromkeys(nodes, f"pools.{name}")
-        found[name] = tuple(nodes)
-    return found
-
-
-def _twice(nodes: list[str], taken: Iterable[str]) -> list[str]:
-    """The first host of `nodes` that is there already: one line is enough, also for a thousand of them."""
-    seen = set(taken)
-    for node in nodes:
-        if node in seen:
-            return [node]
-        seen.add(node)
-    return []
-
-
-def _fit(
-    document: yamlfile.Document,
-    file: ClusterFile,
-    name: str,
-    profile: Profile,
-    stacks: list[Stack],
-    machine: Machine | None,
-) -> Stack | None:
-    """The stack of a pool; notes what the schedulers, the place or the stacks cannot do with its hardware."""
-    key = ("pools", name, "hardware")
-    gpus = profile.accelerators
-    place = file.pools[name].place or file.place
-    if (place == "lab") != (file.place == "lab"):
-        document.wrong(("pools", name, "place"), "the lab is one machine: all pools are in it, or none is")
-    if place in ("aws", "gcp") and place not in profile.instances:
-        document.wrong(
-            key, f"'{profile.name}' has no {place} instance; its clouds: {_or_none(profile.instances)}"
-        )
-    if "slurm" in file.schedulers and gpus:
-        if gpus.kind == "tpu":
-            document.wrong(
-                key, f"'{profile.name}' has TPUs, which Slurm cannot schedule; write schedulers: [kubernetes]"
-            )
-            return None
-        if not gpus.device_files:
-            document.wrong(
-                key, f"'{profile.name}' states no accelerators.device_files, which Slurm binds jobs by"
-            )
-    if gpus and gpus.kind == "tpu":
-        return None  # TPU jobs bring their own image
-    try:
-        return choose(profile, stacks, {profile.architecture} | ({machine.arch} if machine else set()))
-    except ValueError as error:
-        document.wrong(key, f"no software stack runs on '{profile.name}': {error}")
-        return None
-
-
-def _or_none(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def _pool(
@@ -307,21 +188,9 @@ def _features(profile: Profile, pool: PoolFile, simulated: bool) -> tuple[str, .
     return tuple(dict.fromkeys([re.sub(r"[^\w.-]", "-", feature) for feature in [*features, *pool.features]]))
 
 
-def _room(document: yamlfile.Document, file: ClusterFile, pools: list[Pool], machine: Machine) -> None:
-    """Whether this machine has the cores and the memory of all the lab's nodes."""
-    cores = sum(pool.cpus * pool.count for pool in pools)
-    if cores > machine.cores:
-        asking = next((name for name, pool in file.pools.items() if pool.lab_cores), None)
-        key = ("pools", asking, "lab_cores") if asking else ("pools", pools[0].name, "count")
-        what = " + ".join(f"{pool.count} nodes x {pool.cpus}" for pool in pools)
-        document.wrong(key, f"{what} = {cores} cores, but this machine has {machine.cores}")
-    for pool in pools:
-        if pool.memory_mib < 1024:
-            text = f"leaves {pool.memory_mib} MiB of {machine.memory_mib} for each node; 1024 is the least"
-            document.wrong(("pools", pool.name, "count"), text)
-
-
 def _users(document: yamlfile.Document, file: ClusterFile, machine: Machine | None) -> tuple[User, ...]:
+    if machine and document.data.get("users", {}) == {}:
+        document.wrong(("users",), "missing; a lab acts as its first user")
     users = []
     person: str | None = None
     uids: dict[int, str] = {}

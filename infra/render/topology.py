@@ -42,11 +42,12 @@ def _chunks(nodes: tuple[str, ...], size: int) -> list[list[str]]:
 
 
 def _blocks(cluster: Cluster) -> list[str]:
-    sizes = {_domain(pool) or pool.count for pool in cluster.pools}
-    rows = []
+    """Slurm refuses a block that is smaller than the base size, so the smallest one sets it."""
+    rows, sizes = [], []
     for pool in cluster.pools:
         for number, nodes in enumerate(_chunks(pool.nodes, _domain(pool) or pool.count), 1):
             rows.append([f"BlockName={pool.name}-{number}", f"Nodes={hostlist.compress(nodes)}"])
+            sizes.append(len(nodes))
     return [*columns(rows), f"BlockSizes={min(sizes)}"]
 
 

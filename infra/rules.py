@@ -1,0 +1,168 @@
+"""What must hold between the parts of a cluster file, beyond the shape of each.
+
+References are read from the file as written, so that a part with another mistake is checked as well.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from infra import hostlist
+from infra.cluster import ClusterFile, Place, Pool
+from infra.hardware import Profile
+from infra.machine import Machine
+from infra.stacks import Stack, choose
+from infra.yamlfile import Document, Key, nearest
+
+RESERVED = ("root", "slurm", "munge", "nobody")  # users that the nodes have for themselves
+
+
+def section(document: Document, name: str) -> dict[str, Any]:
+    """A top-level mapping of the file as written; empty when it is not one."""
+    value = document.data.get(name)
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _entries(document: Document, name: str) -> list[tuple[str, dict[str, Any]]]:
+    return [(key, item) for key, item in section(document, name).items() if isinstance(item, dict)]
+
+
+def _words(value: Any) -> list[tuple[int, str]]:
+    """The texts in a list, with their places."""
+    return (
+        [(i, word) for i, word in enumerate(value) if isinstance(word, str)]
+        if isinstance(value, list)
+        else []
+    )
+
+
+def references(document: Document) -> None:
+    """Names that must be defined elsewhere in the file, and definitions that must be used."""
+
+    def known(key: Key, word: str, where: str, what: str) -> None:
+        names = section(document, where)
+        if word not in names:
+            document.wrong(key, f"no {what} '{word}'.{nearest(word, names, all_of=f'In {where}')}")
+
+    slurm = "slurm" in (word for _, word in _words(document.data.get("schedulers")))
+    used = set()
+    for name, pool in _entries(document, "pools"):
+        partition = pool.get("partition")
+        if isinstance(partition, str):
+            used.add(partition)
+            known(("pools", name, "partition"), partition, "partitions", "partition")
+        elif partition is None and slurm:
+            document.wrong(("pools", name, "partition"), "missing; under Slurm every node is in a partition")
+    for name, account in _entries(document, "accounts"):
+        for index, word in _words(account.get("qos")):
+            known(("accounts", name, "qos", index), word, "qos", "QOS")
+    for name, user in _entries(document, "users"):
+        for index, word in _words(user.get("accounts")):
+            known(("users", name, "accounts", index), word, "accounts", "account")
+        if name in RESERVED:
+            document.wrong(("users", name), "is a system user of the nodes; take another name")
+    for name, qos in _entries(document, "qos"):
+        for index, word in _words(qos.get("preempts")):
+            known(("qos", name, "preempts", index), word, "qos", "QOS")
+            if word == name:
+                document.wrong(("qos", name, "preempts", index), "a QOS cannot preempt itself")
+    for name in section(document, "partitions"):
+        if name not in used:
+            document.wrong(("partitions", name), "no pool is in it: a partition needs nodes")
+    defaults = [
+        name for name, partition in _entries(document, "partitions") if partition.get("default") is True
+    ]
+    for name in defaults[1:]:
+        document.wrong(
+            ("partitions", name, "default"), f"'{defaults[0]}' is the default already; there is one"
+        )
+
+
+def hosts(document: Document, file: ClusterFile) -> dict[str, tuple[str, ...]]:
+    """The host names of every pool; no two hosts of a cluster share one."""
+    services = file.services
+    taken = {services.controller: "services.controller", services.accounting: "services.accounting"}
+    taken |= {services.database: "services.database"}
+    try:
+        taken |= dict.fromkeys(hostlist.expand(services.login), "services.login")
+    except ValueError as error:
+        document.wrong(("services", "login"), str(error))
+    found: dict[str, tuple[str, ...]] = {}
+    for name, pool in file.pools.items():
+        key = ("pools", name, "nodes")
+        try:
+            nodes = hostlist.expand(pool.nodes or f"{name}-[1-{pool.count}]")
+        except ValueError as error:
+            document.wrong(key, str(error))
+            continue
+        if len(nodes) != pool.count:
+            document.wrong(key, f"{pool.nodes} are {len(nodes)} hosts, but count is {pool.count}")
+        for node in _twice(nodes, taken):
+            document.wrong(key, f"host name '{node}' is there twice; first in {taken.get(node, 'this pool')}")
+        taken |= dict.fromkeys(nodes, f"pools.{name}")
+        found[name] = tuple(nodes)
+    return found
+
+
+def _twice(nodes: list[str], taken: Iterable[str]) -> list[str]:
+    """The first host of `nodes` that is there already: one line is enough, also for a thousand of them."""
+    seen = set(taken)
+    for node in nodes:
+        if node in seen:
+            return [node]
+        seen.add(node)
+    return []
+
+
+def fit(
+    document: Document,
+    file: ClusterFile,
+    name: str,
+    profile: Profile,
+    stacks: list[Stack],
+    machine: Machine | None,
+) -> Stack | None:
+    """The stack of a pool; notes what the schedulers, the place or the stacks cannot do with its hardware."""
+    key = ("pools", name, "hardware")
+    gpus = profile.accelerators
+    place = file.pools[name].place or file.place
+    if (place == "lab") != (file.place == "lab"):
+        document.wrong(("pools", name, "place"), "the lab is one machine: all pools are in it, or none is")
+    cloud(document, key, place, profile)
+    if "slurm" in file.schedulers and gpus:
+        if gpus.kind == "tpu":
+            document.wrong(
+                key, f"'{profile.name}' has TPUs, which Slurm cannot schedule; write schedulers: [kubernetes]"
+            )
+            return None
+        if not gpus.device_files:
+            document.wrong(
+                key, f"'{profile.name}' states no accelerators.device_files, which Slurm binds jobs by"
+            )
+    if gpus and gpus.kind == "tpu":
+        return None  # TPU jobs bring their own image
+    try:
+        return choose(profile, stacks, {profile.architecture} | ({machine.arch} if machine else set()))
+    except ValueError as error:
+        document.wrong(key, f"no software stack runs on '{profile.name}': {error}")
+        return None
+
+
+def cloud(document: Document, key: Key, place: Place, profile: Profile) -> None:
+    """A machine in a cloud must be one that the cloud rents."""
+    if place in ("aws", "gcp") and place not in profile.instances:
+        clouds = ", ".join(profile.instances) or "none"
+        document.wrong(key, f"'{profile.name}' has no {place} instance; its clouds: {clouds}")
+
+
+def room(document: Document, file: ClusterFile, pools: list[Pool], machine: Machine) -> None:
+    """Whether this machine has the cores and the memory of all the lab's nodes."""
+    cores = sum(pool.cpus * pool.count for pool in pools)
+    if cores > machine.cores:
+        asking = next((name for name, pool in file.pools.items() if pool.lab_cores), None)
+        key = ("pools", asking, "lab_cores") if asking else ("pools", pools[0].name, "count")
+        what = " + ".join(f"{pool.count} nodes x {pool.cpus}" for pool in pools)
+        document.wrong(key, f"{what} = {cores} cores, but this machine has {machine.cores}")
+    for pool in pools:
+        if pool.memory_mib < 1024:
+            text = f"leaves {pool.memory_mib} MiB of {machine.memory_mib} for each node; 1024 is the least"
+            document.wrong(("pools", pool.name, "count"), text)

@@ -1,0 +1,136 @@
+"""Random clusters that are right: strategies of hypothesis, and `write` for tests that feed them to Slurm."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from infra.hardware import Profile
+from infra.load import load_cluster, load_profile, profile_names
+from infra.paths import CHECKOUT
+from infra.render import render
+from infra.render import write as write_files
+from infra.stacks import choose, read_stacks
+from tests.checkout import GOLDEN, checkout
+
+# System users, hosts of services, and words of Slurm's own.
+RESERVED = {"root", "slurm", "munge", "nobody", "default", "all", "db", "login", "slurmctld", "slurmdbd"}
+labels = st.from_regex(r"[a-z][a-z0-9]{0,7}", fullmatch=True).filter(lambda word: word not in RESERVED)
+
+
+def schedulable() -> list[str]:
+    """The machine types that a Slurm pool can have: a stack runs on them, Slurm can bind their devices."""
+    stacks = read_stacks(GOLDEN)
+    return [name for name in profile_names(CHECKOUT) if _fits(load_profile(name), stacks)]
+
+
+def _fits(profile: Profile, stacks: Any) -> bool:
+    try:
+        choose(profile, stacks, {profile.architecture})
+    except ValueError:
+        return False
+    return profile.accelerators is None or profile.accelerators.device_files is not None
+
+
+@st.composite
+def clusters(draw: st.DrawFn, types: list[str]) -> dict[str, Any]:
+    """A cluster file as data: some pools, partitions, QOS with preemption, accounts with limits, users."""
+    partitions = draw(st.lists(labels, min_size=1, max_size=3, unique=True))
+    pools = draw(st.lists(labels, min_size=len(partitions), max_size=4, unique=True))
+    limit = st.none() | st.integers(1, 1000)
+    qos = draw(st.lists(labels, min_size=1, max_size=3, unique=True))
+    accounts = draw(st.lists(labels, min_size=1, max_size=3, unique=True))
+    users = draw(st.lists(labels, min_size=1, max_size=3, unique=True))
+    return {
+        "name": draw(labels),
+        "description": draw(st.from_regex(r"[A-Za-z][A-Za-z0-9 ':,.%$#-]{0,40}", fullmatch=True)),
+        "place": "metal",
+        "schedulers": draw(st.sampled_from([["slurm"], ["slurm", "kubernetes"]])),
+        "services": {"hardware": "cpu-epyc-2s"},
+        "fabric": _some(
+            topology=draw(st.sampled_from([None, "flat", "tree", "block"])),
+            nodes_per_leaf=draw(st.none() | st.integers(1, 40)),
+            leaves_per_spine=draw(st.none() | st.integers(1, 8)),
+        ),
+        "pools": {
+            name: {
+                "hardware": draw(st.sampled_from(types)),
+                "count": draw(st.integers(1, 300)),
+                # Every partition has a pool: the first pools take one each.
+                "partition": partitions[i] if i < len(partitions) else draw(st.sampled_from(partitions)),
+                "weight": draw(st.integers(1, 50)),
+            }
+            for i, name in enumerate(pools)
+        },
+        "partitions": {
+            name: {"default": i == 0, "time_limit_minutes": draw(st.integers(60, 20_000))}
+            for i, name in enumerate(partitions)
+        },
+        "qos": {
+            name: _some(
+                priority=draw(st.integers(0, 10_000)),
+                preempts=qos[:i],
+                grace_s=draw(st.integers(0, 600)),
+                max_gpus_per_job=draw(limit),
+                max_jobs_per_user=draw(limit),
+                time_limit_minutes=draw(limit),
+            )
+            for i, name in enumerate(qos)
+        },
+        "accounts": {
+            name: _some(
+                description=f"Account {name}",
+                qos=draw(st.lists(st.sampled_from(qos), min_size=1, unique=True)),
+                max_nodes=draw(limit),
+                max_gpus=draw(limit),
+                max_jobs=draw(limit),
+            )
+            for name in accounts
+        },
+        "users": {
+            name: {
+                "accounts": draw(st.lists(st.sampled_from(accounts), min_size=1, unique=True)),
+                "uid": 2000 + i,
+            }
+            for i, name in enumerate(users)
+        },
+    }
+
+
+def _some(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def write(folder: Path, count: int) -> list[Path]:
+    """Render `count` random clusters below `folder`, the same ones every time; returns the folder of each."""
+    root = checkout(folder)
+    found: list[Path] = []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(clusters(schedulable()))
+    def one(data: dict[str, Any]) -> None:
+        data["name"] = f"random{len(found)}"
+        # JSON is YAML: nothing between the data and the loader can go wrong.
+        path = root / "clusters" / f"{data['name']}.yaml"
+        path.write_text(json.dumps(data))
+        found.append(folder / "build" / data["name"])
+        write_files(render(load_cluster(path, root=root)), found[-1])
+
+    one()
+    return found
+
+
+if __name__ == "__main__":
+    # python -m tests.strategies FOLDER COUNT
+    for rendered in write(Path(sys.argv[1]), int(sys.argv[2])):
+        print(rendered)

@@ -1,0 +1,99 @@
+"""The command line: what it prints for people and for machines, and how fast it starts."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra import cli
+from infra.paths import CHECKOUT
+
+
+@pytest.fixture
+def infra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """The command line in this process: words in, printed text out."""
+
+    def call(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["infra", *words])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_help_has_examples_for_every_verb(infra) -> None:  # type: ignore[no-untyped-def]
+    assert "python -m infra render clusters/lab.yaml" in infra("--help")
+    for command in cli.app.registered_commands:
+        assert command.callback
+        name = command.name or command.callback.__name__
+        # typer fills paragraphs, so that an example may go over two lines
+        assert f"python -m infra {name}" in " ".join(infra(name, "--help").split()), name
+
+
+def test_help_imports_nothing_that_is_slow() -> None:
+    """The reason for lazy imports; the time itself is in the next test, which a busy machine may disturb."""
+    slow = "pydantic", "ruamel.yaml", "jinja2", "docker", "rich"
+    code = f"import infra.cli, sys; print([name for name in {slow} if name in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True).stdout
+        == "[]\n"
+    )
+
+
+def test_start_up_costs_little_more_than_python_with_typer() -> None:
+    def best(*words: str) -> float:
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *words], cwd=CHECKOUT, capture_output=True, check=True)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    ours, typer = best("-m", "infra", "--help"), best("-c", "import typer.main")
+    assert ours < typer + 0.1
+
+
+def test_check_says_what_is_right(infra) -> None:  # type: ignore[no-untyped-def]
+    assert infra("check", "hardware/h100-sxm-8x.yaml") == "hardware/h100-sxm-8x.yaml: stack cuda13\n"
+    assert json.loads(infra("check", "--json"))["hardware/mi300x-8x.yaml"].startswith("right, but no")
+
+
+def test_show_adds_up(infra) -> None:  # type: ignore[no-untyped-def]
+    shown = json.loads(infra("show", "tests/golden/clusters/mixed.yaml", "--json"))
+    assert shown["total"] == {
+        "nodes": 4,
+        "cores": 2 * 128 + 2 * 192,
+        "gpus": 16,
+        "memory_gib": pytest.approx(5519, abs=1),
+        "power_w": 2 * 6500 + 2 * 1100,
+        "usd_per_hour": pytest.approx(2 * 27.45 + 2 * 1.10),
+    }
+    table = infra("show", "tests/golden/clusters/mixed.yaml")
+    assert "57.10 $/h" in table and "\x1b" not in table
+
+
+def test_render_says_what_changed(infra, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    words = ("render", "tests/golden/clusters/big.yaml", "--output", str(tmp_path), "--json")
+    first, second = json.loads(infra(*words)), json.loads(infra(*words))
+    assert len(first["changed"]) == first["files"] > 10
+    assert second["changed"] == []
+
+
+def test_from_another_folder_a_path_means_what_the_shell_means(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        (CHECKOUT / "tests/golden/clusters/big.yaml").read_text().replace("name: big", "name: mine")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "infra", "check", "mine.yaml"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(CHECKOUT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{mine}: 128 nodes in 1 pool\n", "")

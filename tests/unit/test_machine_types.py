@@ -1,0 +1,103 @@
+"""What ships in hardware/, images/stacks/ and schemas/: right, complete, and chosen by facts."""
+
+import json
+
+import pytest
+
+from infra import stacks
+from infra.check import check
+from infra.hardware import Accelerators
+from infra.load import load_profile, profile_names
+from infra.paths import CHECKOUT
+from infra.schema import COMMAND, schemas
+
+FIRST_LINE = "# yaml-language-server: $schema=../schemas/{}.schema.json"
+
+
+def test_everything_that_ships_is_right() -> None:
+    found = check()
+    assert set(found) >= {f"hardware/{name}.yaml" for name in profile_names(CHECKOUT)} | {"clusters/lab.yaml"}
+
+
+@pytest.mark.parametrize("kind", ["hardware", "cluster"])
+def test_editors_find_the_schema(kind: str) -> None:
+    folder = CHECKOUT / ("hardware" if kind == "hardware" else "clusters")
+    for path in folder.glob("*.yaml"):
+        assert path.read_text().splitlines()[0] == FIRST_LINE.format(kind), path.name
+
+
+def test_committed_schemas_are_those_of_the_model() -> None:
+    for name, text in schemas().items():
+        assert (CHECKOUT / "schemas" / name).read_text() == text, f"run {COMMAND}"
+
+
+def accelerated() -> list[str]:
+    return [name for name in profile_names(CHECKOUT) if load_profile(name).accelerators]
+
+
+@pytest.mark.parametrize("name", accelerated())
+def test_peaks_are_in_order(name: str) -> None:
+    """A typing error of a power of ten, or a figure with sparsity, would show between neighbours."""
+    gpus = load_profile(name).accelerators
+    assert isinstance(gpus, Accelerators)
+    peaks = json.loads(gpus.peak_tflops.model_dump_json(exclude_none=True))
+    narrowing = ("fp64", "fp32", "tf32", "bf16", "fp8", "fp4")
+    order = [peaks[precision] for precision in narrowing if precision in peaks]
+    assert order == sorted(order)
+    for narrow, wide in (("bf16", "tf32"), ("fp8", "bf16"), ("fp4", "fp8")):
+        if narrow in peaks and wide in peaks:
+            assert 1.9 <= peaks[narrow] / peaks[wide] <= 2.1, f"{narrow} is not twice {wide}"
+    # Bytes and operations per second of one chip stay in proportion.
+    fastest = peaks.get("bf16") or peaks.get("fp16") or peaks["fp32"]
+    assert 0.5 <= gpus.memory_bandwidth_gb_per_s / fastest <= 50
+
+
+@pytest.mark.parametrize("name", profile_names(CHECKOUT))
+def test_thresholds_are_below_the_peaks(name: str) -> None:
+    profile = load_profile(name)
+    gpus, accept = profile.accelerators, profile.acceptance
+    if gpus and accept.memory_gb_per_s:
+        assert accept.memory_gb_per_s.at_least < gpus.memory_bandwidth_gb_per_s
+    if gpus and accept.gemm_bf16_tflops:
+        assert gpus.peak_tflops.bf16 and accept.gemm_bf16_tflops.at_least < gpus.peak_tflops.bf16
+    if gpus and gpus.link and accept.all_reduce_bus_gb_per_s:
+        assert accept.all_reduce_bus_gb_per_s.at_least < gpus.link.bandwidth_gb_per_s / 2
+    fabric = [network.bandwidth_gbps for network in profile.network if network.use == "fabric"]
+    if accept.network_gbps:
+        assert accept.network_gbps.at_least < min(fabric)
+
+
+def chosen(name: str) -> str:
+    """The stack of machine type `name` among those that ship; the reason when there is none."""
+    profile = load_profile(name)
+    try:
+        return stacks.choose(profile, stacks.read_stacks(CHECKOUT), {profile.architecture}).name
+    except ValueError as error:
+        return str(error)
+
+
+def test_facts_choose_the_stack() -> None:
+    new = {
+        "a100-sxm-8x",
+        "h100-sxm-8x",
+        "b200-8x",
+        "gb200-nvl72-tray",
+        "l4-8x",
+        "l40s-8x",
+        "cpu-epyc-2s",
+        "lab-cpu",
+    }
+    assert {chosen(name) for name in new} == {"cuda13"}
+    assert chosen("v100-sxm-8x") == "cuda12"
+    assert "drives nvidia devices, not amd" in chosen("mi300x-8x")
+    assert "theirs is 540.4.0" in chosen("jetson-orin")
+
+
+def test_a_kernel_runs_on_later_minor_versions_of_its_major_one() -> None:
+    [stack] = [stack.file for stack in stacks.read_stacks(CHECKOUT) if stack.name == "cuda13"]
+    profile = load_profile("l4-8x")
+    assert profile.accelerators
+    for capability, fits in (("8.9", True), ("10.3", True), ("7.0", False), ("11.0", False), ("13.0", False)):
+        gpus = profile.accelerators.model_copy(update={"compute_capability": capability})
+        reason = stacks.misfit(stack, profile.model_copy(update={"accelerators": gpus}), {"x86_64"})
+        assert (reason is None) == fits, capability

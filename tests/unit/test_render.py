@@ -1,0 +1,205 @@
+"""Rendering: always the same text, right for machines that no one has seen, and nothing lost on the way."""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from ruamel.yaml import YAML
+
+from infra import hostlist
+from infra.cluster import Cluster
+from infra.hardware import device_files
+from infra.load import load_cluster
+from infra.paths import CHECKOUT
+from infra.render import render, write
+from tests.checkout import GOLDEN, LAPTOP, checkout, own_hardware, small_cluster
+from tests.strategies import clusters, schedulable
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return checkout(tmp_path)
+
+
+def load(root: Path, data: dict[str, Any]) -> Cluster:
+    path = root / "clusters" / f"{data['name']}.yaml"
+    path.write_text(json.dumps(data))
+    return load_cluster(path, root=root, machine=LAPTOP)
+
+
+@pytest.mark.parametrize("name", ["lab", "mixed", "big", "nvl72"])
+def test_rendered_text_is_the_committed_text(name: str, root: Path, request: pytest.FixtureRequest) -> None:
+    source = CHECKOUT / "clusters/lab.yaml" if name == "lab" else GOLDEN / "clusters" / f"{name}.yaml"
+    (root / "clusters" / f"{name}.yaml").write_text(source.read_text())
+    files = render(load_cluster(f"clusters/{name}.yaml", root=root, machine=LAPTOP))
+    if request.config.getoption("--update-golden"):
+        write(files, GOLDEN / name)
+    committed = {
+        str(path.relative_to(GOLDEN / name)): path.read_text()
+        for path in (GOLDEN / name).rglob("*")
+        if path.is_file() and path.name != ".rendered"
+    }
+    assert sorted(files) == sorted(committed), (
+        "files came or went: pytest --update-golden, then read the diff"
+    )
+    for path, text in files.items():
+        diff = difflib.unified_diff(
+            committed[path].splitlines(), text.splitlines(), "committed", "now", lineterm=""
+        )
+        assert text == committed[path], (
+            "\n".join(diff) + "\nmeant? pytest --update-golden, then read the diff"
+        )
+
+
+# A machine type that no one has seen: every fact differs from those of the shipped ones.
+UNSEEN = {
+    "name": "quokka-3x",
+    "description": "A machine from a vendor that does not exist",
+    "vendor": "Marsupial",
+    "model": "Quokka",
+    "architecture": "aarch64",
+    "sources": {"sheet": "Quokka datasheet, https://quokka.example/sheet"},
+    "cpu": {
+        "model": "Hop-1",
+        "sockets": 1,
+        "cores_per_socket": 30,
+        "threads_per_core": 4,
+        "numa_nodes": 3,
+        "source": "sheet",
+    },
+    "memory": {"capacity_gib": 100, "source": "sheet"},
+    "accelerators": {
+        "kind": "fpga",
+        "vendor": "marsupial",
+        "model": "Pouch",
+        "gres": "pouch",
+        "count": 3,
+        "memory_gib": 7,
+        "memory_bandwidth_gb_per_s": 11,
+        "peak_tflops": {"int8": 13},
+        "device_files": "/dev/pouch[4-6]",
+        "numa": [2, 0, 1],
+        "kubernetes_resource": "marsupial.example/pouch",
+        "source": "sheet",
+    },
+    "network": [{"kind": "roce", "use": "fabric", "count": 2, "bandwidth_gbps": 123, "source": "sheet"}],
+    "fabric": {"nodes_per_leaf": 2, "source": "sheet"},
+    "power": {"idle_w": 17, "maximum_w": 170, "source": "sheet"},
+}
+
+
+def test_a_new_machine_type_is_one_file(root: Path) -> None:
+    (own_hardware(root) / "quokka-3x.yaml").write_text(json.dumps(UNSEEN))
+    pools = {"hop": {"hardware": "quokka-3x", "count": 5, "partition": "hop"}}
+    files = render(
+        load(
+            root,
+            small_cluster(
+                pools=pools, partitions={"hop": {"default": True}}, schedulers=["slurm", "kubernetes"]
+            ),
+        )
+    )
+
+    slurm = files["slurm/slurm.conf"]
+    # 98 % of 100 GiB, rounded down to a hundred
+    assert (
+        "NodeName=hop-[1-5] CPUs=120 Sockets=1 CoresPerSocket=30 ThreadsPerCore=4 RealMemory=100300"
+        " Gres=fpga:pouch:3 Weight=1 Feature=quokka-3x,aarch64,roce\n" in slurm
+    )
+    assert "GresTypes=fpga\n" in slurm
+    assert "AccountingStorageTRES=gres/fpga,gres/fpga:pouch\n" in slurm
+    assert "TopologyPlugin=topology/tree\n" in slurm
+    gres = [line.split() for line in files["slurm/gres.conf"].splitlines() if line.startswith("NodeName")]
+    assert [line[3:] for line in gres] == [
+        ["File=/dev/pouch4", "Cores=20-29"],
+        ["File=/dev/pouch5", "Cores=0-9"],
+        ["File=/dev/pouch6", "Cores=10-19"],
+    ]
+    assert "SwitchName=leaf-hop-3 Nodes=hop-5\n" in files["slurm/topology.conf"]
+    node = json.loads(files["nodes/hop.json"])
+    assert node["gpus"]["device_files"] == ["/dev/pouch4", "/dev/pouch5", "/dev/pouch6"]
+    assert (node["cpus"], node["memory_mib"], node["simulated"]) == (120, 100_300, False)
+    [pool] = list(YAML(typ="safe").load_all(files["kubernetes/nodes.yaml"]))
+    assert pool["capacity"] == {"marsupial.example/pouch": "3"}
+    assert pool["taints"][0]["key"] == "marsupial.example/pouch"
+    groups = YAML(typ="safe").load(files["ansible/inventory.yaml"])["all"]["children"]
+    assert groups["fpga"]["children"] == {"pool_hop": None}
+    assert "compose.yaml" not in files
+
+
+def test_the_unseen_machine_is_simulated_in_a_lab(root: Path) -> None:
+    (own_hardware(root) / "quokka-3x.yaml").write_text(json.dumps(UNSEEN))
+    pools = {"hop": {"hardware": "quokka-3x", "count": 2, "partition": "hop"}}
+    cluster = load(root, small_cluster(pools=pools, partitions={"hop": {}}, place="lab"))
+    files = render(cluster)
+    assert "c /dev/pouch4 0666 root root - 195:0\n" in files["nodes/hop.tmpfiles"]
+    assert "File=/dev/pouch[4-6]\n" in files["slurm/gres.conf"]
+    assert "simulated" in files["slurm/slurm.conf"]
+    assert "compose.yaml" in files
+
+
+def nodes_of(slurm_conf: str) -> dict[str, dict[str, str]]:
+    """Every node in the text of a slurm.conf, with its line's settings."""
+    found: dict[str, dict[str, str]] = {}
+    for line in re.findall(r"^NodeName=.*$", slurm_conf, re.M):
+        values = dict(cell.split("=", 1) for cell in line.split())
+        found |= dict.fromkeys(hostlist.expand(values["NodeName"]), values)
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=clusters(schedulable()))
+def test_nodes_and_gpus_in_are_nodes_and_gpus_out(
+    data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cluster = load(checkout(tmp_path_factory.mktemp("random")), data)
+    files = render(cluster)
+    wanted = {node: pool for pool in cluster.pools for node in pool.nodes}
+    assert len(wanted) == sum(pool["count"] for pool in data["pools"].values())
+
+    nodes = nodes_of(files["slurm/slurm.conf"])
+    assert sorted(nodes) == sorted(wanted)
+    devices = dict.fromkeys(wanted, 0)
+    for line in re.findall(r"^NodeName=.*$", files["slurm/gres.conf"], re.M):
+        values = dict(cell.split("=", 1) for cell in line.split())
+        for node in hostlist.expand(values["NodeName"]):
+            devices[node] += len(device_files(values["File"]))
+    for node, pool in wanted.items():
+        stated = nodes[node].get("Gres", "gpu:none:0").split(":")[-1]
+        assert int(stated) == devices[node] == pool.hardware.gpus
+        assert int(nodes[node]["CPUs"]) == pool.hardware.cpu.threads
+
+    partitions = re.findall(r"^PartitionName=\S+\s+Nodes=(\S+)", files["slurm/slurm.conf"], re.M)
+    assert sorted(hostlist.expand(",".join(partitions))) == sorted(wanted)
+    if "slurm/topology.conf" in files:
+        leaves = re.findall(r" Nodes=(\S+)", files["slurm/topology.conf"])
+        assert sorted(hostlist.expand(",".join(leaves))) == sorted(wanted)
+    inventory = YAML(typ="safe").load(files["ansible/inventory.yaml"])["all"]["children"]
+    hosts = [host for name, group in inventory.items() if name.startswith("pool_") for host in group["hosts"]]
+    expanded = [node for host in hosts for node in hostlist.expand(re.sub(r"(\d):(\d)", r"\1-\2", host))]
+    assert sorted(expanded) == sorted(wanted)
+
+
+def test_the_lab_leaves_room_for_the_host(root: Path) -> None:
+    (root / "clusters/lab.yaml").write_text((CHECKOUT / "clusters/lab.yaml").read_text())
+    cluster = load_cluster("clusters/lab.yaml", root=root, machine=LAPTOP)
+    [pool] = cluster.pools
+    assert pool.simulated and pool.cpus == 4
+    assert LAPTOP.memory_mib - pool.memory_mib * pool.count >= LAPTOP.memory_mib // 4
+
+
+def test_writing_again_changes_nothing_and_removes_what_went(root: Path) -> None:
+    files = render(load(root, small_cluster()))
+    folder = root / "build"
+    (folder / "secrets").mkdir(parents=True)
+    (folder / "secrets" / "munge.key").write_text("kept")
+    assert sorted(write(files, folder)) == sorted(files)
+    assert write(files, folder) == []
+    gone = files.pop("slurm/topology.conf")
+    assert gone and write(files, folder) == ["slurm/topology.conf"]
+    assert not (folder / "slurm/topology.conf").exists()
+    assert (folder / "secrets" / "munge.key").read_text() == "kept"
