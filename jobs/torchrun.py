@@ -11,6 +11,7 @@ while it still imports torch stays pending until `Warnings.listen` is ready for 
 process of a step (proctrack/linuxproc), a worker gets it twice, which is as good as once.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -49,10 +50,15 @@ def _outcome(code: int) -> str:
 
 
 def _pass_on() -> None:
+    """Wait for a warning, then give it to each child once, those that start later too: the job is to end."""
+    signal.sigwait({signal.SIGUSR2})
+    told: set[int] = set()
     while True:
-        signal.sigwait({signal.SIGUSR2})
-        for child in children(os.getpid()):
-            os.kill(child, signal.SIGUSR2)
+        for child in set(children(os.getpid())) - told:
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(child, signal.SIGUSR2)
+            told.add(child)
+        time.sleep(0.2)
 
 
 def children(parent: int) -> list[int]:

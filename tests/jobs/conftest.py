@@ -59,7 +59,13 @@ class Trainer:
 
     def here(self, **changes: Any) -> None:
         """One rank, in this process."""
-        train.train(config.load(self.options(**changes)), signals.Warnings(), Phases(time.time()))
+        import torch.distributed as dist
+
+        try:
+            train.train(config.load(self.options(**changes)), signals.Warnings(), Phases(time.time()))
+        finally:
+            if dist.is_initialized():  # it failed, as a test wanted it to
+                dist.destroy_process_group()
 
     def start(self, ranks: int, **changes: Any) -> "subprocess.Popen[str]":
         """Ranks under torchrun."""

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -78,15 +79,25 @@ def test_warned_by_the_launcher_alone_all_ranks_save_and_the_run_goes_on_bit_by_
     assert trainer.losses() == undisturbed.losses()
 
 
-def test_a_warning_during_the_start_is_kept_until_the_worker_can_act_on_it(trainer: Trainer) -> None:
-    """It reaches a worker that still imports torch: held back, not lost, and not deadly."""
+@pytest.mark.parametrize("has_worker", [False, True])
+def test_a_warning_during_the_start_is_kept_until_the_worker_can_act_on_it(
+    trainer: Trainer, has_worker: bool
+) -> None:
+    """It comes while torchrun, or already its worker, still imports torch: not lost, and not deadly."""
     process = trainer.start(1)
-    while not trainer.workers(process):
+    while not (trainer.workers(process) if has_worker else blocks_the_warning(process.pid)):
         assert process.poll() is None
     os.kill(process.pid, signal.SIGUSR2)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "agreed to stop after step 1;" in output
+
+
+def blocks_the_warning(process: int) -> bool:
+    """Whether a process has SIGUSR2 in its mask of blocked signals: torchrun's first act."""
+    status = Path(f"/proc/{process}/status").read_text()
+    blocked = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
+    return bool(int(blocked.split()[1], 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
 def test_one_rank_told_to_end_takes_the_others_with_it_after_a_save(trainer: Trainer) -> None:
