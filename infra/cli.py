@@ -118,34 +118,6 @@ def schema(
     _say({"folder": str(folder), "changed": changed}, json, f"schemas: {len(changed)} changed")
 
 
-bench = typer.Typer(
-    rich_markup_mode=None, no_args_is_help=True, help="Measure this tool; figures beside limits."
-)
-app.add_typer(bench, name="bench")
-
-
-@bench.command("render")
-def bench_render(
-    nodes: Annotated[int, typer.Option(min=1, help="Machines in the cluster.")] = 10_000, json: Json = False
-) -> None:
-    """Time from a cluster file of NODES machines to its files on disk, beside writing the same bytes.
-
-    Example: python -m infra bench render --nodes 10000
-    """
-    from infra.bench import measure
-
-    got = measure(nodes)
-    lines = [
-        f"render of {nodes:,} nodes: {got['seconds']:.2f} s (goal {got['goal_s']:.0f} s),"
-        f" {got['files']} files, {got['bytes'] / 1e3:.0f} kB",
-        f"  names without ranges: {got['scattered_seconds']:.2f} s, {got['scattered_bytes'] / 1e3:.0f} kB",
-        f"  limit: plain write of the same bytes {got['plain_write_seconds']:.4f} s,"
-        f" json.dumps {got['json_dumps_seconds']:.5f} s",
-        "  method: best of three in one process, from the cluster file to files on disk",
-    ]
-    _say(got, json, "\n".join(lines))
-
-
 def _say(data: object, json: bool, text: str) -> None:
     """Print `data` for machines or `text` for people."""
     if json:
@@ -158,7 +130,7 @@ def _say(data: object, json: bool, text: str) -> None:
 
 def _register() -> None:
     """Verbs that live in modules of their own; the lab's stand beside check, render and show."""
-    for name in ("host", "images"):
+    for name in ("host", "images", "bench"):
         if importlib.util.find_spec(f"infra.commands.{name}"):
             app.add_typer(importlib.import_module(f"infra.commands.{name}").app, name=name)
     if importlib.util.find_spec("infra.commands.lab"):

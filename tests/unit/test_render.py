@@ -3,6 +3,8 @@
 import difflib
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,13 @@ def test_rendered_text_is_the_committed_text(name: str, root: Path, request: pyt
     (root / "clusters" / f"{name}.yaml").write_text(source.read_text())
     files = render(load_cluster(f"clusters/{name}.yaml", root=root, machine=LAPTOP))
     if request.config.getoption("--update-golden"):
+        shutil.rmtree(GOLDEN / name, ignore_errors=True)
         write(files, GOLDEN / name)
+        (GOLDEN / name / ".rendered").unlink()
     committed = {
         str(path.relative_to(GOLDEN / name)): path.read_text()
         for path in (GOLDEN / name).rglob("*")
-        if path.is_file() and path.name != ".rendered"
+        if path.is_file()
     }
     assert sorted(files) == sorted(committed), (
         "files came or went: pytest --update-golden, then read the diff"
@@ -203,3 +207,14 @@ def test_writing_again_changes_nothing_and_removes_what_went(root: Path) -> None
     assert gone and write(files, folder) == ["slurm/topology.conf"]
     assert not (folder / "slurm/topology.conf").exists()
     assert (folder / "secrets" / "munge.key").read_text() == "kept"
+
+
+def test_what_cgroup_v1_cannot_do_is_stated(root: Path) -> None:
+    (root / "clusters/lab.yaml").write_text((CHECKOUT / "clusters/lab.yaml").read_text())
+    old = replace(LAPTOP, cgroup=1, energy=True)
+    files = render(load_cluster("clusters/lab.yaml", root=root, machine=old))
+    assert "CgroupPlugin=disabled\n" in files["slurm/cgroup.conf"]
+    slurm = files["slurm/slurm.conf"]
+    assert "ProctrackType=proctrack/linuxproc\n" in slurm and "jobacct_gather/linux\n" in slurm
+    assert "AcctGatherEnergyType=acct_gather_energy/rapl\n" in slurm
+    assert "# This host has cgroup v1" in slurm
