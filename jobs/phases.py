@@ -1,9 +1,9 @@
 """Where the time of a run went, from its submission on."""
 
 import os
-import subprocess
 import time
-from datetime import datetime
+
+from jobs import slurm
 
 
 class Phases:
@@ -37,36 +37,11 @@ def before_worker(worker_unix: float) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     agent = os.environ.get("SLIPWAY_AGENT_UNIX")
-    slurm = slurm_times()
-    if "SubmitTime" in slurm and "StartTime" in slurm:
-        found["queue"] = slurm["StartTime"] - slurm["SubmitTime"]
+    times = slurm.times()
+    if "SubmitTime" in times and "StartTime" in times:
+        found["queue"] = times["StartTime"] - times["SubmitTime"]
         if agent:
-            found["start"] = max(0.0, float(agent) - slurm["StartTime"])
+            found["start"] = max(0.0, float(agent) - times["StartTime"])
     if agent:
         found["agent"] = worker_unix - float(agent)
     return found
-
-
-def slurm_times() -> dict[str, float]:
-    """SubmitTime and StartTime of this job as Unix times; empty outside Slurm."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if not job:
-        return {}
-    try:
-        shown = subprocess.run(
-            ["scontrol", "show", "job", "--oneliner", job],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    words = dict(word.partition("=")[::2] for word in shown.split())
-    times = {}
-    for name in ("SubmitTime", "StartTime"):
-        try:
-            times[name] = datetime.fromisoformat(words[name]).timestamp()
-        except (KeyError, ValueError):
-            continue
-    return times

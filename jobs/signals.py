@@ -1,7 +1,8 @@
 """Warnings from outside: a handler that only notes them, for a loop that acts on them between two steps.
 
 SIGUSR2 is Slurm's warning (`#SBATCH --signal=USR2@60`, or before a preemption): save, and queue again.
-SIGTERM is a request to end (scancel, kubectl delete, torchrun): save, and stop.
+SIGTERM is a request to end (scancel, kubectl delete, a node that shuts down): save, and stop; where Slurm
+still wants the job, queue again.
 
 Saving inside a handler would deadlock: it needs all ranks, and they get their signals at different times, or
 not at all. So ranks tell each other at the end of a step (see train.py), and all act on the same one.

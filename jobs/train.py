@@ -13,14 +13,13 @@ STARTED = time.time()  # before torch is imported: that takes seconds, and they 
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs import config as configuration
-from jobs import data, metrics, ngrams, runfolder, signals
+from jobs import data, metrics, ngrams, runfolder, signals, slurm
 from jobs.config import Config
 from jobs.errors import Failure, Mistake
 from jobs.phases import Phases, before_worker
@@ -189,7 +188,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
             say(_verdict(summary, folder))
     ranks.wait()
     if interrupted and ranks.first:
-        _queue_again(folder, requeue and not stop)
+        _queue_again(folder)
     parallel.end()
 
 
@@ -269,18 +268,17 @@ def _verdict(summary: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _queue_again(folder: Path, wanted: bool) -> None:
-    """Ask Slurm to start this job again; elsewhere say how a person does."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if not (wanted and job):
+def _queue_again(folder: Path) -> None:
+    """Ask Slurm to start this job again; where nobody will, say how a person does.
+
+    SIGTERM may come from scancel, and then Slurm does not count the job as running any more; or from a node
+    that shuts down, and then it does: the job is wanted, elsewhere.
+    """
+    if slurm.running():
+        print("requeued", flush=True)  # before Slurm ends this process for it
+        slurm.requeue()
+    else:
         print(f"to go on: start the same command with --run.folder={folder}", flush=True)
-        return
-    print("requeued", flush=True)  # before Slurm ends this process for it
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Failure(
-            f"scontrol requeue {job} failed: {done.stderr.strip()}; submit with --run.folder={folder}"
-        )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from infra.paths import CHECKOUT
-from jobs import phases, report, runfolder, signals, torchrun
+from jobs import phases, report, runfolder, signals, slurm, torchrun
+from jobs.errors import Failure
 from tests.unit.test_jobs_sbatch import script
 
 
@@ -70,9 +71,30 @@ def test_phases_before_the_worker_come_from_slurm_and_torchrun(
     )
     monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    started = phases.slurm_times()["StartTime"]
+    started = slurm.times()["StartTime"]
     monkeypatch.setenv("SLIPWAY_AGENT_UNIX", repr(started + 0.5))
     assert phases.before_worker(started + 3) == {"queue": 5.0, "start": 0.5, "agent": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted"), [("RUNNING", True), ("CANCELLED", False), ("COMPLETING", False)]
+)
+def test_a_cancelled_job_is_not_started_again(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, state: str, wanted: bool
+) -> None:
+    script(elsewhere / "bin/scontrol", f"echo JobId=7 JobState={state} Reason=None")
+    monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
+    assert not slurm.running()  # no job at all
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert slurm.running() == wanted
+
+
+def test_a_requeue_that_slurm_refuses_is_told(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(elsewhere / "bin/scontrol", 'echo "Job not requeueable" >&2; exit 1')
+    monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(Failure, match="scontrol requeue 7 failed: Job not requeueable"):
+        slurm.requeue()
 
 
 def test_phases_outside_slurm_leave_out_what_is_unknown(elsewhere: Path) -> None:

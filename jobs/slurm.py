@@ -1,0 +1,50 @@
+"""What a job asks Slurm about itself, and of Slurm for itself. Outside Slurm it learns nothing."""
+
+import os
+import subprocess
+from datetime import datetime
+
+from jobs.errors import Failure
+
+
+def job() -> dict[str, str]:
+    """This job's fields as `scontrol show job` has them; empty outside Slurm or without scontrol."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if not number:
+        return {}
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "job", "--oneliner", number],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return dict(word.partition("=")[::2] for word in shown.stdout.split())
+
+
+def times() -> dict[str, float]:
+    """SubmitTime and StartTime of this job as Unix times (Slurm keeps whole seconds)."""
+    found = {}
+    fields = job()
+    for name in ("SubmitTime", "StartTime"):
+        try:
+            found[name] = datetime.fromisoformat(fields[name]).timestamp()
+        except (KeyError, ValueError):
+            continue
+    return found
+
+
+def running() -> bool:
+    """Whether Slurm wants this job to run: False once it was cancelled or its time was over."""
+    return job().get("JobState") == "RUNNING"
+
+
+def requeue() -> None:
+    """Have Slurm start this job again; it ends the job's processes for that, this one too. Raises Failure."""
+    number = os.environ["SLURM_JOB_ID"]
+    done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(f"scontrol requeue {number} failed: {done.stderr.strip()}")
