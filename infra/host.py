@@ -71,9 +71,7 @@ def decide(facts: Facts) -> list[Action]:
             return []
         if packaged:
             return [Action.INSTALL_PLUGINS]
-        raise Failure(
-            f"Docker {facts.engine} is there without {' and '.join(plugins)}: install the CLI plugins"
-        )
+        raise Failure(f"Docker {facts.engine} lacks {' and '.join(plugins)}: install the CLI plugins")
     if facts.denied:
         raise Failure(
             "Docker is there, but not for you: have your user added to group docker, then log in again"

@@ -61,7 +61,7 @@ class Built:
 def content_hash(root: Path, paths: Iterable[Path], *more: str) -> str:
     """12 hex digits of SHA-256 over the names (below `root`), modes and contents of `paths`, and over `more`.
 
-    A folder stands for all files in it.
+    A folder stands for all files in it, except what only people read.
     """
     digest = hashlib.sha256()
     for path in sorted(_files(paths)):
@@ -76,11 +76,13 @@ def content_hash(root: Path, paths: Iterable[Path], *more: str) -> str:
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            yield from (
-                file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts
-            )
+            yield from (file for file in path.rglob("*") if file.is_file() and not _ignored(file))
         else:
             yield path
+
+
+def _ignored(file: Path) -> bool:
+    return file.name == "README.md" or "__pycache__" in file.parts
 
 
 def targets(root: Path = CHECKOUT) -> dict[str, Target]:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _judge(label: str, name: str, report: dict[str, Any], root: Path) -> Verdict
     return Verdict(label, report["versions"], wrong)
 
 
-def compare_facts(facts: StackFile, found: dict[str, str | None], capabilities: list[str]) -> list[str]:
+def compare_facts(facts: StackFile, found: Mapping[str, str | None], capabilities: list[str]) -> list[str]:
     """What the libraries report beside what stack.yaml states; `3.13` there means any 3.13.x."""
     wrong = []
     for key in FACTS:

@@ -6,7 +6,7 @@
     health-check --print       tells what is wrong, and changes nothing
 
 Compares this machine with /etc/slipway/node.json, which was rendered from the hardware profile: never with
-what the machine says of itself. A reason that a person set is never touched. Exit code 0 when healthy, else 1.
+what the machine says of itself. A reason that a person set is never touched. Exit code 0: healthy.
 Only Python's standard library, and fast: it runs beside jobs.
 """
 
@@ -250,14 +250,14 @@ def available_mib() -> int:
 
 
 GEMM = """
-import torch
+import sys, torch
 devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
-assert torch.cuda.device_count() >= {gpus}, f"torch sees {{torch.cuda.device_count()}} GPUs"
+assert torch.cuda.device_count() >= int(sys.argv[1]), f"torch sees {torch.cuda.device_count()} GPUs"
 for device in devices:
     a = torch.randint(-8, 8, (1024, 1024), generator=torch.Generator().manual_seed(1)).float().to(device)
     first = a @ a
     for _ in range(20):
-        assert torch.equal(a @ a, first), f"{{device}}: two products of the same matrices differ"
+        assert torch.equal(a @ a, first), f"{device}: two products of the same matrices differ"
 """
 
 
@@ -268,7 +268,7 @@ def gemm_findings(node: Node) -> list[Finding]:
         return []
     gpus = 0 if node.facts.get("simulated", True) else node.facts["gpus"]["count"]
     try:
-        node.run([f"/opt/stack/{stack}/bin/python", "-c", GEMM.format(gpus=gpus)])
+        node.run([f"/opt/stack/{stack}/bin/python", "-c", GEMM, str(gpus)])
     except (OSError, subprocess.SubprocessError) as error:
         last = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
         return [Finding("matrix products with the stack", last, "the same each time", "run it by hand")]

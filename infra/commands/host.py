@@ -18,11 +18,13 @@ def host(json: Annotated[bool, typer.Option("--json", help="Print what is there 
     Example: python -m infra host
     """
     from infra import host as hosts
-    from infra.progress import step
+    from infra.progress import Step, step
 
-    with step("host") as this:
-        hosts.ensure(this)
-    if json:
-        from rich import print_json
+    if not json:
+        with step("host") as this:
+            hosts.ensure(this)
+        return
+    from rich import print_json
 
-        print_json(data=hosts.describe())
+    hosts.ensure(Step("host", None))
+    print_json(data=hosts.describe())

@@ -1,8 +1,12 @@
 """`python -m infra images`: build, list, verify, prune and lock what nodes and pods run."""
 
-from typing import Annotated
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from infra.progress import Step
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
@@ -25,15 +29,26 @@ def build(names: Names = None, json: Json = False) -> None:
     """
     from infra import images
     from infra.paths import CHECKOUT
-    from infra.progress import console, step
+    from infra.progress import console
 
-    with step("images") as this:
+    with _step("images", json) as this:
         built = images.build_all(names or images.DEFAULT, this)
         for one in built.values():
             one.target.write_sbom(CHECKOUT)
     _table([images.describe(one.target, changed=one.changed) for one in built.values()], json)
     if not json:
         console.print("Next:  python -m infra images verify")
+
+
+@app.command()
+def where(name: Annotated[str, typer.Argument(help="base, node, a stack, or stack-<stack>")]) -> None:
+    """Print the tag of an image, or the path of a stack's folder, for scripts; exit code 1 if not built.
+
+    Example: docker run --rm -it $(python -m infra images where node) bash
+    """
+    from infra import images
+
+    typer.echo(images.to_verify([name])[0].where)
 
 
 @app.command("list")
@@ -63,11 +78,11 @@ def verify(names: Names = None, json: Json = False) -> None:
     from rich import print_json
 
     from infra import images
-    from infra.progress import console, step
+    from infra.progress import console
 
     verdicts = []
     for target in images.to_verify(names or []):
-        with step("verify") as this:
+        with _step("verify", json) as this:
             this.doing(target.name)
             verdict = images.verify(target)
             verdicts.append(verdict)
@@ -75,7 +90,7 @@ def verify(names: Names = None, json: Json = False) -> None:
             this.did(
                 f"{target.name:<14}{said or 'as its tag says' if verdict.right else 'NOT what its lock says'}"
             )
-        for wrong in verdict.wrong:
+        for wrong in [] if json else verdict.wrong:
             console.print(f"    {wrong}", style="red", markup=False)
     if json:
         rows = [
@@ -110,6 +125,13 @@ def lock(name: Annotated[str, typer.Argument(help="the stack's folder in images/
 
     with step("lock") as this:
         this.did(stackfolder.relock(name))
+
+
+def _step(name: str, json: bool) -> AbstractContextManager["Step"]:
+    """A line of progress; with --json nothing but JSON may be printed."""
+    from infra.progress import Step, step
+
+    return nullcontext(Step(name, None)) if json else step(name)
 
 
 def _table(rows: list[dict[str, object]], json: bool) -> None:

@@ -1,0 +1,162 @@
+"""What an image is made from decides its name; what a stack holds is compared with its lock."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from infra import buildenv, images, sbom, stackfolder
+from infra.engine import need_disk
+from infra.errors import Failure, Mistake
+from infra.imageverify import compare_facts, compare_files, compare_lock, locked_versions
+from infra.paths import CHECKOUT
+from infra.stacks import Stack, read_stacks
+
+INPUTS = ("ansible", "images", "slurm")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what images are made from, to be changed."""
+    for name in INPUTS:
+        shutil.copytree(CHECKOUT / name, tmp_path / name)
+    return tmp_path
+
+
+def names(root: Path) -> dict[str, str]:
+    return {name: target.inputs for name, target in images.targets(root).items()}
+
+
+def test_an_unchanged_checkout_gives_the_same_names(checkout: Path) -> None:
+    assert names(checkout) == names(CHECKOUT)
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("images/base/packages", {"base", "node", "stack-cuda13", "stack-cuda12"}),
+        ("ansible/roles/munge/tasks/install.yml", {"node"}),
+        ("slurm/prolog.sh", {"node"}),
+        ("images/stacks/cuda13/requirements.lock", {"cuda13", "stack-cuda13"}),
+        ("images/stacks/cuda13/requirements.in", set()),
+        ("ansible/roles/slurm/README.md", set()),
+    ],
+)
+def test_a_changed_input_renames_what_is_made_from_it_and_nothing_else(
+    checkout: Path, file: str, changed: set[str]
+) -> None:
+    before = names(checkout)
+    with (checkout / file).open("a") as text:
+        text.write("# changed\n")
+    after = names(checkout)
+    assert {name for name in after if after[name] != before[name]} == changed
+
+
+def test_a_mode_and_a_name_count_as_content(tmp_path: Path) -> None:
+    file = tmp_path / "program"
+    file.write_text("echo")
+    file.chmod(0o644)
+    plain = images.content_hash(tmp_path, [file])
+    file.chmod(0o755)
+    executable = images.content_hash(tmp_path, [file])
+    other = images.content_hash(tmp_path, [file.rename(tmp_path / "other")])
+    assert len({plain, executable, other}) == 3
+
+
+def test_parents_come_first_and_an_unknown_name_is_told() -> None:
+    known = images.targets()
+    assert [target.name for target in images.select(["stack-cuda13", "node"], known)] == [
+        "base", "node", "cuda13", "stack-cuda13",
+    ]  # fmt: skip
+    with pytest.raises(Mistake, match="'nod'; there are base, node"):
+        images.select(["nod"], known)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"building node needs 1000000 GiB .* free: make room$"):
+        need_disk(tmp_path / "not" / "there" / "yet", 1e6, "building node")
+
+
+@pytest.mark.parametrize("stack", stackfolder.names())
+def test_every_line_of_a_lock_has_hashes_and_none_names_a_server(stack: str) -> None:
+    lock = stackfolder.lock(CHECKOUT, stack).read_text()
+    assert "://" not in lock
+    blocks = [block for block in lock.replace(" \\\n", " ").splitlines() if "==" in block]
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+@pytest.mark.parametrize("stack", read_stacks(CHECKOUT), ids=lambda stack: stack.name)
+def test_a_lock_has_the_torch_and_nccl_of_its_facts_on_each_architecture(stack: Stack) -> None:
+    facts = stack.file
+    lock = stackfolder.lock(CHECKOUT, facts.name).read_text()
+    for architecture in facts.architectures:
+        locked = locked_versions(lock, architecture)
+        assert locked["torch"] == facts.torch
+        nccl = next(version for name, version in locked.items() if name.startswith("nvidia-nccl-"))
+        assert nccl == facts.nccl
+        assert "colorama" not in locked, "of Windows only"
+
+
+LOCK = """\
+numpy==2.5.5 \\
+    --hash=sha256:00
+colorama==0.4.6 ; sys_platform == 'win32' \\
+    --hash=sha256:00
+triton==3.8.0 ; platform_machine == 'x86_64' and sys_platform == 'linux' \\
+    --hash=sha256:00
+"""
+
+
+def test_what_is_installed_is_compared_with_the_lock() -> None:
+    assert compare_lock(LOCK, {"numpy": "2.5.5", "triton": "3.8.0"}, "x86_64") == []
+    assert compare_lock(LOCK, {"numpy": "2.5.5"}, "aarch64") == []
+    assert compare_lock(LOCK, {"numpy": "2.5.4", "evil": "1"}, "x86_64") == [
+        "evil 1 is installed, the lock has none",
+        "numpy 2.5.4 is installed, the lock has 2.5.5",
+        "triton 3.8.0 is missing",
+    ]
+
+
+def test_what_libraries_report_is_compared_with_the_facts() -> None:
+    facts = next(stack.file for stack in read_stacks(CHECKOUT) if stack.name == "cuda13")
+    capabilities = list(facts.compute_capabilities)
+    right = {"python": "3.13.5", "torch": "2.14.1", "cuda": "13.0", "cudnn": "9.24.0", "nccl": "2.30.7"}
+    assert compare_facts(facts, right, capabilities) == []
+    assert compare_facts(facts, right | {"cudnn": "9.2.40"}, capabilities) == [
+        "cudnn is 9.2.40, stack.yaml says 9.24.0"
+    ]
+    assert compare_facts(facts, right | {"cuda": None}, capabilities) == [
+        "cuda is None, stack.yaml says 13.0"
+    ]
+    assert "kernels" in compare_facts(facts, right, capabilities[1:])[0]
+
+
+def test_many_damaged_files_are_counted_and_not_listed() -> None:
+    assert compare_files([f"{number}: changed" for number in range(8)])[-1] == "and 3 files more"
+
+
+def test_a_build_is_handed_the_hosts_certificates_and_proxies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "company.pem"
+    bundle.write_text("a certificate")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.delenv("https_proxy", raising=False)
+    given = buildenv.variables()
+    assert given["https_proxy"] == given["HTTPS_PROXY"] == "http://proxy:3128"
+    assert given["SSL_CERT_FILE"] == f"{buildenv.MOUNT}/ca.pem"
+    assert (buildenv.folder() / "ca.pem").read_text() == "a certificate"
+
+
+def test_a_bill_of_materials_of_two_parts_has_the_components_of_both(tmp_path: Path) -> None:
+    part = {"metadata": {"tools": {"components": [{"name": "tool"}]}}, "components": [{"name": "libc6"}]}
+    other = {**part, "components": [{"name": "torch"}], "dependencies": [{"ref": "torch"}]}
+    document = sbom.merge("stack-cuda13", "sha256:1", [part, other])
+    assert [component["name"] for component in document["components"]] == ["libc6", "torch"]
+    assert document["dependencies"] == [{"ref": "torch"}]
+    assert json.loads(json.dumps(document))["metadata"]["properties"] == [
+        {"name": sbom.OF, "value": "sha256:1"}
+    ]
