@@ -38,6 +38,8 @@ def _shown(path: Path, root: Path) -> str:
 
 def _profile(path: Path, root: Path) -> str:
     profile = read_profile(path.absolute(), root)
+    if profile.accelerators and profile.accelerators.kind == "tpu":
+        return "right; for Kubernetes only, where its jobs bring their own image"
     try:
         return f"stack {stacks.choose(profile, stacks.read_stacks(root), {profile.architecture}).name}"
     except ValueError as error:

@@ -150,7 +150,7 @@ class Price(Sourced):
     """Per machine; a pool may override the figure."""
 
     usd_per_hour: Annotated[float, Field(ge=0)]
-    date: datetime.date
+    date: datetime.date = Field(description="Since when it has been so, as far as known")
     basis: Text = Field(
         description="What that buys: a cloud's on-demand list price, own estimate over three years ..."
     )
