@@ -123,9 +123,6 @@ class JobDefaults(Facts):
     """What a job gets that does not ask."""
 
     time_limit_minutes: PositiveInt = 60
-    warning_s: PositiveInt = Field(
-        default=60, description="Seconds before the time limit at which a job is warned (SIGUSR2)"
-    )
 
 
 class ClusterFile(Facts):
@@ -228,6 +225,13 @@ class Cluster:
     def login(self) -> list[str]:
         """Host names of the login nodes."""
         return hostlist.expand(self.spec.services.login)
+
+    @property
+    def service_hosts(self) -> list[str]:
+        """Every host of a service once: a small site puts several onto one."""
+        services = self.spec.services
+        hosts = [services.controller, services.accounting, services.database, *self.login]
+        return list(dict.fromkeys(hosts))
 
     @property
     def user(self) -> str:

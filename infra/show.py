@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from infra import hostlist
 from infra.cluster import Cluster, Pool
 
 
@@ -19,7 +20,7 @@ def headline(cluster: Cluster) -> str:
 
 def facts(cluster: Cluster) -> dict[str, Any]:
     """The table as plain data. Power and price are those of the real hardware, also where it is simulated."""
-    pools = [_pool(pool) for pool in cluster.pools]
+    pools = [_pool(pool) for pool in cluster.pools] + _services(cluster)
     totals = {
         key: sum(pool[key] for pool in pools) for key in ("nodes", "cores", "gpus", "memory_gib", "power_w")
     }
@@ -54,6 +55,32 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "stack": pool.stack.folder if pool.stack else None,
         "partition": pool.partition,
     }
+
+
+def _services(cluster: Cluster) -> list[dict[str, Any]]:
+    """The hosts of controller, accounting, database and login, where they are machines of their own."""
+    profile = cluster.services_hardware
+    if profile is None:
+        return []
+    count, price = len(cluster.service_hosts), profile.price
+    return [
+        {
+            "pool": "services",
+            "hardware": profile.name,
+            "hosts": hostlist.compress(cluster.service_hosts),
+            "nodes": count,
+            "cores": count * profile.cpu.cores,
+            "gpus": count * profile.gpus,
+            "gpu_type": profile.accelerators.gres if profile.accelerators else None,
+            "simulated": False,
+            "memory_gib": float(count * profile.memory.capacity_gib),
+            "power_w": count * profile.power.maximum_w,
+            "usd_per_hour": round(count * price.usd_per_hour, 4) if price else None,
+            "price_date": price.date.isoformat() if price else None,
+            "stack": None,
+            "partition": None,
+        }
+    ]
 
 
 def show(cluster: Cluster) -> None:

@@ -66,15 +66,16 @@ def test_check_says_what_is_right(infra) -> None:  # type: ignore[no-untyped-def
 def test_show_adds_up(infra) -> None:  # type: ignore[no-untyped-def]
     shown = json.loads(infra("show", "tests/golden/clusters/mixed.yaml", "--json"))
     assert shown["total"] == {
-        "nodes": 4,
-        "cores": 2 * 128 + 2 * 192,
+        # two pools of two, and the three machines of the services, at the profile's price
+        "nodes": 2 + 2 + 3,
+        "cores": 2 * 128 + 2 * 192 + 3 * 192,
         "gpus": 16,
-        "memory_gib": pytest.approx(5519, abs=1),
-        "power_w": 2 * 6500 + 2 * 1100,
-        "usd_per_hour": pytest.approx(2 * 27.45 + 2 * 1.10),
+        "memory_gib": pytest.approx(5519 + 3 * 768, abs=1),
+        "power_w": 2 * 6500 + 2 * 1100 + 3 * 1100,
+        "usd_per_hour": pytest.approx(2 * 27.45 + 2 * 1.10 + 3 * 0.95),
     }
     table = infra("show", "tests/golden/clusters/mixed.yaml")
-    assert "57.10 $/h" in table and "\x1b" not in table
+    assert "59.95 $/h" in table and "\x1b" not in table
 
 
 def test_render_says_what_changed(infra, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
