@@ -61,7 +61,9 @@ def grep(image: Target, needles: list[str]) -> list[str]:
     if not needles:
         return []
     command = ["docker", "run", "--rm", "--interactive", "--network", "none", image.where]
-    script = "cat >/dev/shm/needles; grep -rlFs -f /dev/shm/needles --exclude-dir=nvidia /bin/ /etc /opt /root /usr /var || true"
+    # NVIDIA's libraries come from wheels that `verify` compares with their checksums: 4 GB less to search.
+    search = "grep -rlFs -f /dev/shm/needles --exclude-dir=nvidia /etc /mnt /opt /root /usr /var"
+    script = f"cat >/dev/shm/needles; {search} || [ $? -eq 1 ]"
     done = subprocess.run(
         [*command, "sh", "-ec", script], input="\n".join(needles), capture_output=True, text=True
     )
@@ -86,11 +88,13 @@ def test_no_key_no_identity_and_no_cache_stays(image: Target) -> None:
     left = in_image(
         image,
         """
-        ls -d /etc/munge/* /etc/ssh/*key* /root/.ssh /root/.ansible /root/.cache /etc/apt/apt.conf 2>/dev/null || true
+        test ! -d /etc/munge || find /etc/munge -mindepth 1
+        find /root -mindepth 1 ! -name .bashrc ! -name .profile
+        find /etc -name '*_key' -o -name '*.key' -o -name apt.conf
         find /var/lib/apt/lists /var/cache/apt /var/log /tmp /var/tmp /mnt -type f
-        find / -xdev \\( -name '*.part' -o -name '.uv' -o -name uv \\) -path '*stack*' -prune
+        find /opt -name '*.part' -o -name .uv
         test ! -s /etc/machine-id || echo /etc/machine-id
-        grep -rl . /var/lib/mysql 2>/dev/null || true
+        test ! -d /var/lib/mysql || find /var/lib/mysql -mindepth 1
         """,
     )
     assert left == ""

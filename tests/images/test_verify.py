@@ -1,4 +1,4 @@
-"""`images verify` is green on what was built and red on what was tampered with. Needs Docker and the stack."""
+"""`images verify` is green on what was built and red on what was tampered with. Needs Docker."""
 
 import os
 import shutil
