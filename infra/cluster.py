@@ -49,6 +49,9 @@ class PartitionFile(Facts):
     default: bool = False
     time_limit_minutes: PositiveInt = Field(default=1440, description="Longest job")
     priority_tier: PositiveInt = Field(default=1, description="Jobs of a higher tier are looked at first")
+    jobs_per_core: PositiveInt = Field(
+        default=1, description="Jobs that may share a core when they ask for --oversubscribe"
+    )
 
 
 class QosFile(Facts):

@@ -15,7 +15,9 @@ LAB = Path("clusters/lab.yaml")
 @app.command()
 def up(
     cluster: File = LAB,
-    job: Annotated[str, typer.Option(help="sbatch file to prove the cluster with; empty for none")] = "jobs/ddp.sbatch",
+    job: Annotated[
+        str, typer.Option(help="sbatch file to prove the cluster with; empty for none")
+    ] = "jobs/ddp.sbatch",
 ) -> None:
     """Start the cluster, check it, and prove it with a job. A second run changes nothing.
 

@@ -13,7 +13,7 @@ from infra.errors import Failure
 
 @dataclass(frozen=True)
 class Node:
-    """A running or stopped container: `health` is healthy, starting, unhealthy, or empty when it is not running."""
+    """A running or stopped container: `health` is empty when it does not run."""
 
     name: str
     container: str
@@ -56,9 +56,7 @@ class Project:
     def leftovers(self, kind: str) -> list[str]:
         """Names of what Docker still has of this project; kind is `volume` or `network`."""
         label = f"label=com.docker.compose.project={self.name}"
-        return process.output(
-            ["docker", kind, "ls", "--filter", label, "--format", "{{.Name}}"]
-        ).split()
+        return process.output(["docker", kind, "ls", "--filter", label, "--format", "{{.Name}}"]).split()
 
     def container(self, node: str) -> str:
         return f"{self.cluster}-{node}"

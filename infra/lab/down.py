@@ -1,4 +1,4 @@
-"""`make cluster-down`: remove the cluster's containers and network; with PURGE=1 its volumes and secrets as well."""
+"""`make cluster-down`: remove containers and network; with PURGE=1 volumes and secrets as well."""
 
 import shutil
 from pathlib import Path
@@ -37,6 +37,8 @@ def down(path: Path, *, purge: bool) -> None:
         return
     kept = project.leftovers("volume")
     if kept:
-        console.print(f"{project.cluster}: down. Its data stays in {len(kept)} volumes; PURGE=1 removes them.")
+        console.print(
+            f"{project.cluster}: down. Its data stays in {len(kept)} volumes; PURGE=1 removes them."
+        )
     else:
         console.print(f"{project.cluster}: down, nothing left.")

@@ -13,7 +13,7 @@ from infra.paths import CHECKOUT
 from infra.progress import Step
 
 # States in which a job still has something to do (squeue(1), JOB STATE CODES).
-UNFINISHED = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "STAGE_OUT"}
+UNFINISHED = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"}
 
 
 @dataclass

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from infra.cluster import Cluster
 from infra.errors import Mistake
@@ -23,7 +24,7 @@ def logs(path: Path, node: str, *, follow: bool) -> None:
     _, project = _running(path)
     if node:
         words = [*JOURNAL, *(["--follow"] if follow else [])]
-        os.execvp("docker", ["docker", "exec", _container(project, node), *words])  # Ctrl-C goes straight to it
+        _become("docker", "exec", _container(project, node), *words)
     if follow:
         raise Mistake("--follow needs a node; for example: make logs NODE=slurmctld FOLLOW=1")
     for there in project.containers():
@@ -37,16 +38,16 @@ def shell(path: Path, node: str) -> None:
     cluster, project = _running(path)
     user, where = (cluster.user, str(CHECKOUT)) if node in ("", "login") else ("root", "/")
     tty = ["-t"] if sys.stdin.isatty() else []
-    words = ["-i", *tty, "--user", user, "--workdir", where, _container(project, node or "login"), "bash", "-l"]
-    os.execvp("docker", ["docker", "exec", *words])
+    there = _container(project, node or "login")
+    _become("docker", "exec", "-i", *tty, "--user", user, "--workdir", where, there, "bash", "-l")
 
 
 def env(path: Path) -> None:
     """Print shell lines that point bin/ at the cluster of file `path`; eval-ing them twice does no harm."""
     cluster = load_cluster(path, machine=read_machine())
-    folder = CHECKOUT / "bin"
+    folder = shlex.quote(str(CHECKOUT / "bin"))
     print(f"export SLIPWAY_CLUSTER={shlex.quote(cluster.name)} SLIPWAY_USER={shlex.quote(cluster.user)}")
-    print(f'case ":$PATH:" in *:{shlex.quote(str(folder))}:*) ;; *) export PATH={shlex.quote(str(folder))}:"$PATH" ;; esac')
+    print(f'case ":$PATH:" in *:{folder}:*) ;; *) export PATH={folder}:"$PATH" ;; esac')
 
 
 def verify(path: Path) -> None:
@@ -68,3 +69,8 @@ def _container(project: Project, node: str) -> str:
     if node not in names:
         raise Mistake(f"NODE={node}: cluster '{project.cluster}' has {', '.join(names)}")
     return project.container(node)
+
+
+def _become(*words: str) -> NoReturn:
+    """Replace this process, so that Ctrl-C and the exit status are the command's own."""
+    os.execvp(words[0], words)  # noqa: S606 - no shell is wanted

@@ -1,4 +1,4 @@
-"""The secrets of a lab cluster: made at the first start, kept in build/<cluster>/secrets, mode 0600, never in git.
+"""The secrets of a lab cluster: made at first start, in build/<cluster>/secrets, mode 0600, never in git.
 
 Containers see each one as a Compose secret, and only those that they need.
 """

@@ -62,7 +62,9 @@ def _slurm_nodes(project: Project) -> dict[str, dict[str, str]]:
     except Failure:
         return {}
     rows = (line.split("|", 2) for line in lines)
-    return {name: {"state": state, "reason": "" if reason == "none" else reason} for name, state, reason in rows}
+    return {
+        name: {"state": state, "reason": "" if reason == "none" else reason} for name, state, reason in rows
+    }
 
 
 def _jobs(project: Project) -> list[dict[str, str]]:
@@ -90,7 +92,11 @@ def _print(facts: dict[str, Any]) -> None:
         nodes.add_column(column)
     for node in facts["nodes"]:
         nodes.add_row(
-            node["name"], node["health"] or node["state"], node["slurm"], node["address"], node["reason"],
+            node["name"],
+            node["health"] or node["state"],
+            node["slurm"],
+            node["address"],
+            node["reason"],
             style="" if node["ok"] else "red",
         )
     console.print(nodes)

@@ -1,7 +1,7 @@
 """`make cluster-up`: from whatever is there to a cluster that has trained a model.
 
-Every phase looks first and does only what is missing, so that an interrupted run goes on where it was and a second
-run changes nothing.
+Every phase looks first and does only what is missing, so that an interrupted run goes on where it was and a
+second run changes nothing.
 """
 
 import hashlib
@@ -78,7 +78,9 @@ def up(path: Path, script: str) -> None:
         done.proved = run.id
         done.save(project)
         _say_what_it_learned(run)
-    console.print('Next:  eval "$(make env)"     then   sbatch jobs/ddp.sbatch   squeue   sacct', markup=False)
+    console.print(
+        'Next:  eval "$(make env)"     then   sbatch jobs/ddp.sbatch   squeue   sacct', markup=False
+    )
 
 
 def restart(project: Project, cluster: Cluster, this: Step) -> None:
@@ -159,7 +161,9 @@ def wait_for_slurm(project: Project, cluster: Cluster) -> None:
     while True:
         lines = project.run("login", "sinfo", "-h", "-N", "-o", "%N %T").splitlines()
         states = dict(line.split() for line in lines)
-        usable = {name for name, state in states.items() if state in {"idle", "mixed", "allocated", "completing"}}
+        usable = {
+            name for name, state in states.items() if state in {"idle", "mixed", "allocated", "completing"}
+        }
         missing = wanted - usable
         if not missing:
             return
@@ -183,9 +187,10 @@ def _trained(run: job.Run, script: str) -> str:
     if not summary.get("bits_per_byte"):
         return f"{Path(script).stem}  job {run.id} completed"
     nodes = len(set(summary["hosts"]))
+    got = summary["bits_per_byte"]["validation"]
     return (
         f"{Path(script).stem}  {nodes} nodes x {summary['world_size'] // nodes} rank"
-        f"   step {summary['step']}/{summary['steps']}   {summary['bits_per_byte']['validation']:.2f} bits/byte"
+        f"   step {summary['step']}/{summary['steps']}   {got:.2f} bits/byte"
     )
 
 

@@ -14,8 +14,8 @@ NODE_OVERHEAD_MIB = 256
 def render(cluster: Cluster) -> dict[str, str]:
     """compose.yaml of a cluster of place `lab`.
 
-    Every compute node gets cores of its own while there are enough, in the order of the nodes; beyond that nodes
-    share them.
+    Every compute node gets cores of its own while there are enough, in the order of the nodes; beyond that
+    nodes share them.
     """
     machine = cluster.machine
     assert machine, "only a lab has a compose file"
@@ -51,5 +51,7 @@ def render(cluster: Cluster) -> dict[str, str]:
 
 def _digest(pool: Pool, mounted: dict[str, str]) -> str:
     """Changes with what the containers of `pool` mount and read only when they start."""
-    content = mounted[f"nodes/{pool.name}.json"] + mounted[f"nodes/{pool.name}.tmpfiles"] + mounted["sysusers.conf"]
+    content = (
+        mounted[f"nodes/{pool.name}.json"] + mounted[f"nodes/{pool.name}.tmpfiles"] + mounted["sysusers.conf"]
+    )
     return hashlib.sha256(content.encode()).hexdigest()[:12]

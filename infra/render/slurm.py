@@ -85,6 +85,7 @@ def _partitions(cluster: Cluster) -> list[list[str]]:
         pools = [pool for pool in cluster.pools if pool.partition == name]
         per_gpu = min((pool.cpus // pool.gpus for pool in pools if pool.gpus), default=0)
         limit = partition.time_limit_minutes
+        shared = partition.jobs_per_core
         rows.append(
             settings(
                 {
@@ -97,6 +98,7 @@ def _partitions(cluster: Cluster) -> list[list[str]]:
                     "DefMemPerCPU": min(pool.memory_mib // pool.cpus for pool in pools),
                     "DefCpuPerGPU": per_gpu or None,
                     "PriorityTier": partition.priority_tier,
+                    "OverSubscribe": f"YES:{shared}" if shared > 1 else None,
                 }
             )
         )

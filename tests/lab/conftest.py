@@ -1,7 +1,7 @@
 """A real cluster for the tests of this folder: brought up once, by the command that a person types.
 
-It has another name than the user's own lab, so that neither disturbs the other. SLIPWAY_KEEP=1 leaves it running,
-so that the next run of a single test starts at once.
+It has another name than the user's own lab, so that neither disturbs the other. SLIPWAY_KEEP=1 leaves it
+running, so that the next run of a single test starts at once.
 """
 
 import os
@@ -40,7 +40,13 @@ class Lab:
     ) -> subprocess.CompletedProcess[str]:
         """A command line in the user's own shell, with bin/ on PATH."""
         return subprocess.run(
-            ["bash", "-c", command], cwd=cwd, env=self.env, input=stdin, capture_output=True, text=True, check=False
+            ["bash", "-c", command],
+            cwd=cwd,
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def ok(self, command: str, **how: str) -> str:
@@ -88,7 +94,12 @@ def lab() -> Iterator[Lab]:
     env.pop("SLIPWAY_STARTED", None)  # of the `make test` around us
     env.pop("MAKEFLAGS", None)
     first = subprocess.run(
-        ["make", "cluster-up"], cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["make", "cluster-up"],
+        cwd=CHECKOUT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     print(first.stdout)
     assert first.returncode == 0, first.stdout

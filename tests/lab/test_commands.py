@@ -60,7 +60,8 @@ def test_without_a_cluster_the_command_says_what_to_do(lab: Lab) -> None:
 def test_make_env_prints_what_to_eval(lab: Lab) -> None:
     clean = {**lab.env, "PATH": os.environ["PATH"]}
     clean.pop("SLIPWAY_CLUSTER")
-    line = 'eval "$(make env)" && eval "$(make env)" && command -v sbatch && echo $SLIPWAY_CLUSTER && echo "$PATH"'
+    twice = 'eval "$(make env)"; eval "$(make env)"'
+    line = f'{twice}; command -v sbatch; echo $SLIPWAY_CLUSTER; echo "$PATH"'
     done = subprocess.run(["bash", "-ec", line], cwd=CHECKOUT, env=clean, capture_output=True, text=True)
     sbatch, cluster, path = done.stdout.splitlines()
     assert sbatch == str(CHECKOUT / "bin" / "sbatch")

@@ -1,4 +1,4 @@
-"""`make cluster-down`: data stays unless asked; with PURGE=1 nothing is left. Runs last: it ends the cluster."""
+"""`make cluster-down` keeps data unless asked; with PURGE=1 nothing is left. Runs last: it ends it."""
 
 from pathlib import Path
 

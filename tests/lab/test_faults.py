@@ -110,7 +110,14 @@ def test_a_node_drained_by_a_person_stays_drained(lab: Lab) -> None:
 def test_the_run_folder_tells_what_happened(lab: Lab) -> None:
     run = lab.finish(lab.submit("jobs/ddp.sbatch", "--train.steps=4"))
     names = {file.name for file in run.folder.iterdir()}
-    assert {"config.yaml", "environment.json", "metrics.jsonl", "summary.json", "loss.png", "report.html"} <= names
+    assert {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "summary.json",
+        "loss.png",
+        "report.html",
+    } <= names
     facts = json.loads((run.folder / "environment.json").read_text())
     assert facts["lock_hash"]
     assert facts["git_commit"]

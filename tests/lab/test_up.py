@@ -1,4 +1,4 @@
-"""`make cluster-up`: ends with a model that learned; a second run changes nothing; an interrupted one goes on."""
+"""`make cluster-up` ends with a model that learned; again, it changes nothing; interrupted, it goes on."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_after_ctrl_c_the_next_run_goes_on(lab: Lab) -> None:
         text=True,
         start_new_session=True,  # a process group of its own, which a terminal would signal as one
     )
-    until("the first container", lambda: lab.project.containers())
+    until("the first container", lab.project.containers)
     os.killpg(typed.pid, signal.SIGINT)
     said, _ = typed.communicate(timeout=60)
     assert typed.returncode != 0
@@ -52,7 +52,7 @@ def test_after_ctrl_c_the_next_run_goes_on(lab: Lab) -> None:
 
 
 def test_status_is_one_screen_and_json(lab: Lab) -> None:
-    facts = json.loads(lab.ok("make status CLUSTER=$CLUSTER >/dev/null && .venv/bin/python -m infra status $CLUSTER --json"))
+    facts = json.loads(lab.ok("make status >/dev/null && .venv/bin/python -m infra status $CLUSTER --json"))
     assert {node["name"] for node in facts["nodes"]} == {"db", "slurmdbd", "slurmctld", "login", "c1", "c2"}
     assert all(node["ok"] for node in facts["nodes"])
 

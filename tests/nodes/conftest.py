@@ -47,7 +47,7 @@ def _nodes(cluster: Cluster) -> list[Node]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`node` is every node; `slurm_node` those that speak munge; `user_node` where users work; `compute` those."""
+    """`node`: every node; `slurm_node`: where munge runs; `user_node`: where users work; `compute`."""
     roles = {
         "node": {*SERVICES, "compute"},
         "slurm_node": {"slurmdbd", "slurmctld", "login", "compute"},
