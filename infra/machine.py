@@ -3,6 +3,7 @@
 import os
 import platform
 import pwd
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Machine:
     user: str
     uid: int
     gid: int
-    energy: bool  # whether RAPL's energy counters can be read
+    energy: bool  # whether Slurm's acct_gather_energy/rapl works here
     checkout: Path
     cache: Path
 
@@ -61,6 +62,25 @@ def _mtu() -> int:
         return 1500
 
 
-def _energy() -> bool:
-    counters = Path("/sys/class/powercap").glob("intel-rapl:*/energy_uj")
-    return any(os.access(counter, os.R_OK) for counter in counters)
+def _energy(root: Path = Path("/")) -> bool:
+    """Whether acct_gather_energy/rapl finds what it needs; without that it drains the node.
+
+    The plugin takes the first CPU of each "physical id" in /proc/cpuinfo and reads Intel's registers (AMD's
+    have other numbers) from its /dev/cpu/<n>/msr, which the kernel's module msr provides. That file is for
+    root only; nodes are privileged containers, where root has it too, so that here it need only exist. That
+    the processor has these registers at all, as few virtual ones do, shows in the kernel's driver for them.
+
+    Source: src/plugins/acct_gather_energy/rapl in Slurm.
+    """
+    try:
+        processors = (root / "proc/cpuinfo").read_text().split("\n\n")
+    except OSError:
+        return False
+    first: dict[str, str] = {}
+    for processor in processors:
+        facts = dict(re.findall(r"^(processor|vendor_id|physical id)\s*: (.*)$", processor, re.MULTILINE))
+        if facts.get("vendor_id") == "GenuineIntel" and "physical id" in facts:
+            first.setdefault(facts["physical id"], facts["processor"])
+    registers = [root / "dev/cpu" / cpu / "msr" for cpu in first.values()]
+    driver = root / "sys/class/powercap/intel-rapl:0"
+    return bool(registers) and all(path.exists() for path in registers) and driver.exists()
