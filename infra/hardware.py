@@ -33,7 +33,7 @@ class Sourced(Facts):
 
     source: Text = Field(description="Where the figures are from: a key of `sources`")
     other_sources: dict[str, Text] = Field(
-        default={}, description="Of single figures from elsewhere: idle_w: estimate"
+        default={}, description="Of single figures from elsewhere: idle_w: estimate, numa: unconfirmed"
     )
 
 
@@ -69,7 +69,10 @@ class Link(Facts):
 
 
 class PeakTflops(Facts):
-    """Dense peak per accelerator and precision, 10^12 operations per second; without structured sparsity."""
+    """Dense peak per accelerator and precision, 10^12 operations per second; without structured sparsity.
+
+    Of the units that are fastest at it: matrix units (tensor cores) where they take the precision.
+    """
 
     fp64: PositiveFloat | None = None
     fp32: PositiveFloat | None = None
@@ -100,7 +103,7 @@ class Accelerators(Sourced):
     link: Link | None = None
     compute_capability: Capability | None = None
     driver: Version | None = Field(
-        default=None, description="Driver on these machines: the newest branch that supports them"
+        default=None, description="Driver on these machines, of a branch that the vendor maintains for them"
     )
     device_files: Text | None = Field(
         default=None, description="One per accelerator, as a range: /dev/nvidia[0-7]"
@@ -150,7 +153,7 @@ class Price(Sourced):
     """Per machine; a pool may override the figure."""
 
     usd_per_hour: Annotated[float, Field(ge=0)]
-    date: datetime.date = Field(description="Since when it has been so, as far as known")
+    date: datetime.date = Field(description="A day on which it was so; where known, the first one")
     basis: Text = Field(
         description="What that buys: a cloud's on-demand list price, own estimate over three years ..."
     )
