@@ -65,8 +65,8 @@ test: check test-lab ## everything: check, images, jobs, then a real cluster
 test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of them)
 	@tests/run-lab $(TESTS)
 
-bench: $(venv)/ready ## the figures of docs/measured.md, each beside its limit
-	@$(infra) bench all
+bench: $(venv)/ready ## the figures of docs/measured.md, each beside its limit (WRITE=1: write them there)
+	@$(infra) bench all $(if $(WRITE),--write docs/measured.md)
 
 lock: $(venv)/ready ## resolve the tooling's dependencies again, into requirements.lock
 	@infra/bootstrap --lock

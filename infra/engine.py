@@ -1,6 +1,7 @@
 """The few things that we ask of the Docker engine, by its command line, so that the user's contexts count."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 from infra.errors import Failure
 from infra.process import output, succeeds
 
-REPOSITORY = "slipway"
+# The name that our images have in the engine before the slash. `bench cold` builds under another one.
+REPOSITORY = os.environ.get("SLIPWAY_REPOSITORY") or "slipway"
 INPUTS = "slipway.inputs"  # the label that holds the content hash of everything that an image was made from
 
 
@@ -34,9 +36,8 @@ def inspect(image: str) -> dict[str, Any]:
 
 def images() -> list[str]:
     """Tags of every image of ours that this engine has, newest first."""
-    return output(
-        ["docker", "image", "ls", "--filter", f"label={INPUTS}", "--format", "{{.Repository}}:{{.Tag}}"]
-    ).split()
+    ours = ("--filter", f"label={INPUTS}", "--filter", f"reference={REPOSITORY}/*")
+    return output(["docker", "image", "ls", *ours, "--format", "{{.Repository}}:{{.Tag}}"]).split()
 
 
 def remove_container(name: str) -> None:

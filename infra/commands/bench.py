@@ -1,37 +1,135 @@
-"""`python -m infra bench`: what our own tools cost, each figure beside its limit."""
+"""`python -m infra bench`: what Slipway costs, each figure beside its limit or goal."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Measure; figures beside limits.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    help="""Measure, each figure beside its limit or goal, with the method.
+
+\b
+  python -m infra bench all --write docs/measured.md    everything; a quarter of an hour
+  python -m infra bench submit                          one, in a cluster of its own
+""",
+)
+
+Write = Annotated[Path | None, typer.Option(help="Put the lines into this file, between its markers.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.callback()
-def bench() -> None:
-    """Figures beside their limits, with the method."""
+@app.command("all")
+def everything(
+    write: Write = None,
+    json: Json = False,
+    skip_cold: Annotated[
+        bool, typer.Option("--skip-cold", help="Use the images that are there instead of building all anew.")
+    ] = False,
+) -> None:
+    """Measure everything. One that fails does not stop the others; exit code 1 at the end.
+
+    Example: python -m infra bench all --write docs/measured.md
+    """
+    from infra.bench.run import ALL
+
+    _run([name for name in ALL if not (skip_cold and name == "cold")], write, json)
+
+
+@app.command()
+def cold(write: Write = None, json: Json = False) -> None:
+    """Time of `make cluster-up` to the first training step with an empty cache and without images.
+
+    Your cache and images are not touched: it has its own, and removes them at the end.
+
+    Example: python -m infra bench cold
+    """
+    _run(["cold"], write, json)
+
+
+@app.command()
+def warm(write: Write = None, json: Json = False) -> None:
+    """Time of `make cluster-up` to the first training step with images there and no cluster.
+
+    Example: python -m infra bench warm --json
+    """
+    _run(["warm"], write, json)
+
+
+@app.command()
+def second(write: Write = None, json: Json = False) -> None:
+    """Time of `make cluster-up` where there is nothing to do.
+
+    Example: python -m infra bench second
+    """
+    _run(["second"], write, json)
+
+
+@app.command()
+def submit(write: Write = None, json: Json = False) -> None:
+    """Time of `sbatch` to the first training step, by phase, beside one `import torch` on the same node.
+
+    Example: python -m infra bench submit
+    """
+    _run(["submit"], write, json)
+
+
+@app.command()
+def kill(write: Write = None, json: Json = False) -> None:
+    """Time from a node's death to the next training step, by phase.
+
+    Example: python -m infra bench kill
+    """
+    _run(["kill"], write, json)
 
 
 @app.command()
 def render(
     nodes: Annotated[int, typer.Option(min=1, help="Machines in the cluster.")] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    write: Write = None,
+    json: Json = False,
 ) -> None:
     """Time from a cluster file of NODES machines to its files on disk, beside writing the same bytes.
 
-    Example: python -m infra bench render --nodes 10000
+    Example: python -m infra bench render --nodes 1000
     """
-    import json
+    _run(["render"], write, json, nodes)
 
-    from infra.bench import measure
 
-    got = measure(nodes)
-    lines = [
-        f"render of {nodes:,} nodes: {got['seconds']:.2f} s (goal {got['goal_s']:.0f} s),"
-        f" {got['files']} files, {got['bytes'] / 1e3:.0f} kB",
-        f"  names without ranges: {got['scattered_seconds']:.2f} s, {got['scattered_bytes'] / 1e3:.0f} kB",
-        f"  limit: plain write of the same bytes {got['plain_write_seconds']:.4f} s,"
-        f" json.dumps {got['json_dumps_seconds']:.5f} s",
-        "  method: best of three in one process, from the cluster file to files on disk",
-    ]
-    typer.echo(json.dumps(got, indent=2) if as_json else "\n".join(lines))
+@app.command()
+def ddp(write: Write = None, json: Json = False) -> None:
+    """Training on two ranks beside one on the same cores, and beside the bound from the measured all-reduce.
+
+    Example: python -m infra bench ddp
+    """
+    _run(["ddp"], write, json)
+
+
+@app.command()
+def allreduce(write: Write = None, json: Json = False) -> None:
+    """All-reduce by size, beside TCP between the same processes.
+
+    Example: python -m infra bench allreduce
+    """
+    _run(["allreduce"], write, json)
+
+
+@app.command()
+def checkpoint(write: Write = None, json: Json = False) -> None:
+    """Writing a checkpoint beside the disk's own speed, and how long the training waits for it.
+
+    Example: python -m infra bench checkpoint
+    """
+    _run(["checkpoint"], write, json)
+
+
+def _run(names: Sequence[str], write: Path | None, json: bool, nodes: int = 10_000) -> None:
+    import signal
+
+    from infra.bench.run import run
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that nothing is left behind
+    run(names, write=write, as_json=json, nodes=nodes)

@@ -21,15 +21,8 @@ def down(path: Path, *, purge: bool) -> None:
     there = project.containers() or (purge and project.leftovers("volume"))
     if there:
         with step("cluster") as this:
-            names = [node.container for node in project.containers()]
-            if names:
-                output(["docker", "rm", "--force", "--volumes", *names])
-            for network in project.leftovers("network"):
-                output(["docker", "network", "rm", network])
-            volumes = project.leftovers("volume") if purge else []
-            if volumes:
-                output(["docker", "volume", "rm", *volumes])
-            this.did(f"{len(names)} containers removed" + (f", {len(volumes)} volumes" if volumes else ""))
+            containers, volumes = remove(project, volumes=purge)
+            this.did(f"{containers} containers removed" + (f", {volumes} volumes" if volumes else ""))
     if purge:
         secrets.remove(project.cluster)
         shutil.rmtree(project.folder, ignore_errors=True)
@@ -42,3 +35,16 @@ def down(path: Path, *, purge: bool) -> None:
         )
     else:
         console.print(f"{project.cluster}: down, nothing left.")
+
+
+def remove(project: Project, *, volumes: bool) -> tuple[int, int]:
+    """Remove what Docker has of the cluster; returns how many containers and volumes that were."""
+    names = [node.container for node in project.containers()]
+    if names:
+        output(["docker", "rm", "--force", "--volumes", *names])
+    for network in project.leftovers("network"):
+        output(["docker", "network", "rm", network])
+    kept = project.leftovers("volume") if volumes else []
+    if kept:
+        output(["docker", "volume", "rm", *kept])
+    return len(names), len(kept)

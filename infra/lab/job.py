@@ -25,10 +25,11 @@ class Run:
     reason: str = ""
     output: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
+    checkout: Path = CHECKOUT  # the one that it was submitted from
 
     @property
     def folder(self) -> Path:
-        return CHECKOUT / "runs" / self.id
+        return self.checkout / "runs" / self.id
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every training step so far; a line that is being written is left for the next look."""

@@ -6,15 +6,15 @@ running, so that the next run of a single test starts at once.
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from infra.lab import job
+from infra.lab import job, trial
 from infra.lab.compose import Project
+from infra.lab.trial import until as until  # tests take it from here
 from infra.paths import CHECKOUT
 
 NAME = "test"
@@ -69,30 +69,11 @@ class Lab:
         return run.state
 
 
-def until(what: str, true: Callable[[], object], timeout_s: float = 180, every_s: float = 0.5) -> float:
-    """Wait until `true()`; returns the seconds that took. Fails the test, naming `what`, when it never is."""
-    start = time.monotonic()
-    while not true():
-        if time.monotonic() - start > timeout_s:
-            pytest.fail(f"still waiting for {what} after {timeout_s:.0f} s")
-        time.sleep(every_s)
-    return time.monotonic() - start
-
-
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     project = Project(NAME)
-    file = CHECKOUT / "build" / f"{NAME}.yaml"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text((CHECKOUT / "clusters" / "lab.yaml").read_text().replace("name: lab", f"name: {NAME}", 1))
-    env = {
-        **os.environ,
-        "CLUSTER": str(file),
-        "PATH": f"{CHECKOUT / 'bin'}:{os.environ['PATH']}",
-        "SLIPWAY_CLUSTER": NAME,
-    }
-    env.pop("SLIPWAY_STARTED", None)  # of the `make test` around us
-    env.pop("MAKEFLAGS", None)
+    file = trial.cluster_file(NAME)
+    env = trial.environment(NAME, file)
     first = subprocess.run(
         ["make", "cluster-up"],
         cwd=CHECKOUT,

@@ -1,11 +1,11 @@
 """What rendering costs, beside the least that it could cost: writing the same bytes to the same disk."""
 
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from infra.bench.figure import Figure, Result
 from infra.load import load_cluster
 from infra.paths import CHECKOUT
 from infra.render import render, write
@@ -15,28 +15,25 @@ GOAL_S = 2.0
 REPEATS = 3
 
 
-def measure(nodes: int = NODES) -> dict[str, Any]:
-    """Load, render and write a cluster of `nodes` machines, the best of three; seconds and bytes.
-
-    `scattered` has host names without ranges to join (every second number), the worst case for host lists.
-    """
+def measure(nodes: int = NODES) -> Result:
+    """Load, render and write a cluster of `nodes` machines."""
     with tempfile.TemporaryDirectory() as scratch:
         root = _tree(Path(scratch), nodes)
         seconds, files = _best(lambda: _all(root, "even", root / "build/even"))
         scattered, odd = _best(lambda: _all(root, "scattered", root / "build/scattered"))
-        floor, _ = _best(lambda: _plain(files, root / "plain"))
-        dumped, _ = _best(lambda: json.dumps(files))
-    return {
-        "nodes": nodes,
-        "seconds": seconds,
-        "goal_s": GOAL_S,
-        "scattered_seconds": scattered,
-        "files": len(files),
-        "bytes": sum(map(len, files.values())),
-        "scattered_bytes": sum(map(len, odd.values())),
-        "plain_write_seconds": floor,
-        "json_dumps_seconds": dumped,
-    }
+        plain, _ = _best(lambda: _plain(files, root / "plain"))
+    size, odd_size = (sum(len(text) for text in each.values()) for each in (files, odd))
+    return Result(
+        "render",
+        f"from the cluster file to {len(files)} files of {size / 1e3:.0f} kB on disk, in one process, best of"
+        f" {REPEATS}; without ranges: only every second host name exists, so that no list gets short"
+        f" ({odd_size / 1e3:.0f} kB)",
+        [
+            Figure(f"render of {nodes:,} nodes", seconds, "s", GOAL_S, "goal"),
+            Figure(f"render of {nodes:,} nodes, names without ranges", scattered, "s", GOAL_S, "goal"),
+            Figure("  plain write of the same bytes", plain, "s"),
+        ],
+    )
 
 
 def _best(work: Any) -> tuple[float, Any]:

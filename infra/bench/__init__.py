@@ -1,0 +1,1 @@
+"""What Slipway costs, each figure beside its limit. A module for each kind of thing measured."""

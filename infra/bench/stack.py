@@ -1,0 +1,82 @@
+"""Benchmarks of the jobs (jobs/bench.py) on the stack, in a container of the node image with all cores."""
+
+import json
+import os
+from pathlib import Path
+
+from infra import engine
+from infra.bench.figure import Figure, Result
+from infra.bench.world import World
+
+RANKS = 2
+CONTAINER = "slipway-bench-stack"
+METHOD = (
+    "`python -m jobs.bench {name} --ranks={ranks}` on the stack, in the node image, with all cores; {what}"
+)
+
+
+def ddp(world: World) -> Result:
+    """Two ranks beside one on the same cores, and beside their bound."""
+    return _run(
+        world,
+        "ddp",
+        "model and batch of jobs/ddp.yaml, one thread a rank, medians of 15 rounds that take turns; the"
+        " bound: a rank's share with nothing exchanged, plus an all-reduce of the gradient's size",
+    )
+
+
+def allreduce(world: World) -> Result:
+    """All-reduce by size, beside TCP between the same processes."""
+    return _run(
+        world,
+        "allreduce",
+        "bus bandwidth as nccl-tests defines it, medians of 15; TCP: a plain socket between the same"
+        " processes, the rate of one direction while both are busy",
+    )
+
+
+def checkpoint(world: World) -> Result:
+    """A checkpoint beside the disk's own speed, and what it keeps the training waiting for."""
+    return _run(
+        world,
+        "checkpoint",
+        "written to the checkout's disk, medians of 5 that take turns with the same bytes written and synced"
+        " plainly, and with a copy in memory, which is the least that an asynchronous save can wait for",
+    )
+
+
+def _run(world: World, name: str, what: str) -> Result:
+    stack = Path(world.where(world.stack))
+    (world.checkout / "runs").mkdir(exist_ok=True)
+    engine.remove_container(CONTAINER)
+    try:
+        said = world.run(
+            *(
+                "docker",
+                "run",
+                "--rm",
+                "--init",
+                "--name",
+                CONTAINER,
+                "--network",
+                "none",
+                "--hostname",
+                "localhost",
+            ),
+            *("--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL", "--shm-size", "1g"),
+            *("--env", "PYTHONDONTWRITEBYTECODE=1", "--env", "HOME=/tmp"),
+            *("--volume", f"{world.checkout}:{world.checkout}", "--workdir", world.checkout),
+            *("--volume", f"{stack}:/opt/stack/{stack.name}:ro", world.where("node")),
+            *(f"/opt/stack/{stack.name}/bin/python", "-m", "jobs.bench", name, "--json", f"--ranks={RANKS}"),
+        )
+    finally:
+        engine.remove_container(CONTAINER)
+    return Result(name, METHOD.format(name=name, ranks=RANKS, what=what), figures(said))
+
+
+def figures(said: str) -> list[Figure]:
+    """The figures among the lines that jobs.bench printed: each is a JSON object of its own."""
+    facts = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    return [
+        Figure(*(each[key] for key in ("name", "value", "unit", "limit", "limit_name"))) for each in facts
+    ]

@@ -1,0 +1,50 @@
+"""A cluster beside the user's own, for tests and measurements: the same but for its name."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from infra.errors import Failure
+from infra.paths import CHECKOUT
+
+# What a make, a shell or a package manager around us has set, and which would decide instead of the command.
+FOREIGN = (
+    "SLIPWAY_STARTED",
+    "SLIPWAY_USER",
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+    "JOB",
+    "PURGE",
+    "NODE",
+    "TESTS",
+)
+
+
+def cluster_file(name: str, checkout: Path = CHECKOUT) -> Path:
+    """Write clusters/lab.yaml of `checkout` under another name, below its build/; returns the file."""
+    file = checkout / "build" / f"{name}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text((checkout / "clusters" / "lab.yaml").read_text().replace("name: lab", f"name: {name}", 1))
+    return file
+
+
+def environment(name: str, file: Path, checkout: Path = CHECKOUT) -> dict[str, str]:
+    """The environment of a shell in which `make` and sbatch mean the cluster `name` of `file`."""
+    return {
+        **{key: value for key, value in os.environ.items() if key not in FOREIGN},
+        "CLUSTER": str(file),
+        "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}",
+        "SLIPWAY_CLUSTER": name,
+    }
+
+
+def until(what: str, true: Callable[[], object], timeout_s: float = 180, every_s: float = 0.5) -> float:
+    """Wait until `true()`; returns the seconds that took. Raises Failure naming `what` when it never is."""
+    start = time.monotonic()
+    while not true():
+        if time.monotonic() - start > timeout_s:
+            raise Failure(f"still waiting for {what} after {timeout_s:.0f} s")
+        time.sleep(every_s)
+    return time.monotonic() - start
