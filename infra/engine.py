@@ -40,6 +40,17 @@ def images() -> list[str]:
     return output(["docker", "image", "ls", *ours, "--format", "{{.Repository}}:{{.Tag}}"]).split()
 
 
+def mounted() -> set[str]:
+    """Folders of this host that containers have, running or not."""
+    ids = output(["docker", "ps", "--all", "--quiet"]).split()
+    if not ids:
+        return set()
+    found: list[dict[str, Any]] = json.loads(output(["docker", "inspect", *ids]))
+    return {
+        mount["Source"] for container in found for mount in container["Mounts"] if mount["Type"] == "bind"
+    }
+
+
 def remove_container(name: str) -> None:
     """Remove a container, running or not; nothing happens when there is none."""
     subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)

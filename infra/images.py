@@ -61,7 +61,7 @@ class Built:
 def content_hash(root: Path, paths: Iterable[Path], *more: str) -> str:
     """12 hex digits of SHA-256 over the names (below `root`), modes and contents of `paths`, and over `more`.
 
-    A folder stands for all files in it, except what only people read.
+    A folder stands for all files in it, except those that no image is made from.
     """
     digest = hashlib.sha256()
     for path in sorted(_files(paths)):
@@ -82,7 +82,8 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _ignored(file: Path) -> bool:
-    return file.name == "README.md" or "__pycache__" in file.parts
+    # The configure half of a role is for real machines.
+    return file.name in ("README.md", "configure.yml") or "__pycache__" in file.parts
 
 
 def targets(root: Path = CHECKOUT) -> dict[str, Target]:
@@ -281,11 +282,21 @@ def verify(target: Target, root: Path = CHECKOUT) -> Verdict:
 
 
 def stale(root: Path = CHECKOUT) -> list[str]:
-    """Tags of images of ours that this checkout does not name any more, newest first."""
+    """Images and stack folders of ours that this checkout does not name any more."""
     named = {target.where for target in targets(root).values()}
-    return [tag for tag in engine.images() if tag not in named]
+    return [where for where in (*engine.images(), *map(str, stackfolder.folders())) if where not in named]
 
 
 def prune(root: Path = CHECKOUT) -> list[str]:
-    """Remove the stale images that no container uses; returns their tags."""
-    return [tag for tag in stale(root) if succeeds(["docker", "image", "rm", tag])]
+    """Remove the stale images and folders that no container uses; returns their tags and paths."""
+    mounted = engine.mounted()
+    return [where for where in stale(root) if _remove(where, mounted)]
+
+
+def _remove(where: str, mounted: set[str]) -> bool:
+    if not where.startswith("/"):
+        return succeeds(["docker", "image", "rm", where])
+    if {where, *map(str, Path(where).parents)} & mounted:
+        return False
+    stackfolder.remove(Path(where))
+    return True

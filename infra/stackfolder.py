@@ -137,6 +137,18 @@ def _make_read_only(folder: Path) -> None:
             Path(place).chmod(Path(place).stat().st_mode & 0o555)
 
 
+def folders() -> list[Path]:
+    """Every stack folder in the cache, of whatever commit, and what interrupted builds have left."""
+    return sorted((cache() / "stacks").glob("*"))
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, read-only as it is."""
+    for place, _, _ in os.walk(folder):
+        Path(place).chmod(0o700)
+    shutil.rmtree(folder)
+
+
 def size(folder: Path) -> int:
     """Bytes of all files in it."""
     return sum(Path(place, name).lstat().st_size for place, _, files in os.walk(folder) for name in files)

@@ -103,7 +103,7 @@ def verify(names: Names = None, json: Json = False) -> None:
 
 @app.command()
 def prune() -> None:
-    """Remove the images that this checkout does not name any more and no container uses.
+    """Remove images and stack folders that this checkout does not name and no container uses.
 
     Example: python -m infra images prune
     """

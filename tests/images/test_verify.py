@@ -1,7 +1,6 @@
 """`images verify` is green on what was built and red on what was tampered with. Needs Docker."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import imageverify
+from infra import imageverify, stackfolder
 from infra.images import Target
 from infra.paths import CHECKOUT
 
@@ -31,12 +30,13 @@ def copy(built: dict[str, Target]) -> Iterator[Path]:
     """The stack's folder once more, by hard links: seconds, and no disk. To change a file, replace it."""
     folder = Path(built["cuda13"].where)
     copy = folder.with_name(".tampered")
-    shutil.rmtree(copy, ignore_errors=True)
+    if copy.exists():
+        stackfolder.remove(copy)
     subprocess.run(["cp", "-al", folder, copy], check=True)
     for place, _, _ in os.walk(copy):
         Path(place).chmod(0o755)
     yield copy
-    shutil.rmtree(copy)
+    stackfolder.remove(copy)
 
 
 def test_a_tampered_folder_is_red_and_the_files_are_named(built: dict[str, Target], copy: Path) -> None:

@@ -1,9 +1,12 @@
 """Every kind of host gets what it needs and no more: the decisions, from recorded facts."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from infra import host
 from infra.errors import Failure
 from infra.host import Action, Facts, daemon_settings, decide, version
 
@@ -21,14 +24,14 @@ LAPTOP = replace(
 
 
 @pytest.mark.parametrize(
-    "host", [WORKING, LAPTOP, replace(WORKING, systemd=True), replace(WORKING, root=False)]
+    "facts", [WORKING, LAPTOP, replace(WORKING, systemd=True), replace(WORKING, root=False)]
 )
-def test_a_working_engine_is_used_and_nothing_is_changed(host: Facts) -> None:
-    assert decide(host) == []
+def test_a_working_engine_is_used_and_nothing_is_changed(facts: Facts) -> None:
+    assert decide(facts) == []
 
 
 @pytest.mark.parametrize(
-    "host",
+    "facts",
     [
         BARE_DEBIAN_12,
         replace(BARE_DEBIAN_12, release="13", codename="trixie", systemd=True),
@@ -36,8 +39,8 @@ def test_a_working_engine_is_used_and_nothing_is_changed(host: Facts) -> None:
         replace(BARE_DEBIAN_12, sys_resource=False, mtu=1400),
     ],
 )
-def test_a_bare_host_gets_an_engine(host: Facts) -> None:
-    assert decide(host) == [Action.CONFIGURE, Action.INSTALL_ENGINE, Action.START]
+def test_a_bare_host_gets_an_engine(facts: Facts) -> None:
+    assert decide(facts) == [Action.CONFIGURE, Action.INSTALL_ENGINE, Action.START]
 
 
 def test_after_a_reboot_without_an_init_system_the_engine_is_started_again() -> None:
@@ -50,7 +53,7 @@ def test_a_client_without_its_plugins_gets_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "says"),
+    ("facts", "says"),
     [
         (replace(BARE_DEBIAN_12, root=False), "as root"),
         (replace(BARE_DEBIAN_12, release="11", codename="bullseye"), "only on Debian 12"),
@@ -62,9 +65,9 @@ def test_a_client_without_its_plugins_gets_them() -> None:
         (replace(WORKING, engine="20.10.24+dfsg1", sys_resource=False), "CAP_SYS_RESOURCE"),
     ],
 )
-def test_what_we_may_not_or_cannot_do_is_said_in_a_line(host: Facts, says: str) -> None:
+def test_what_we_may_not_or_cannot_do_is_said_in_a_line(facts: Facts, says: str) -> None:
     with pytest.raises(Failure, match=says) as told:
-        decide(host)
+        decide(facts)
     assert "\n" not in str(told.value)
 
 
@@ -81,3 +84,16 @@ def test_networks_have_the_mtu_of_the_host_also_those_that_users_make() -> None:
 )
 def test_versions_compare_as_numbers(text: str, numbers: tuple[int, ...]) -> None:
     assert version(text) == numbers
+
+
+def test_the_pid_file_of_another_boot_does_not_hold_the_engine_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where /run is a disk the file stays, and its number may be that of another program: here our own."""
+    stale = tmp_path / "docker.pid"
+    stale.write_text(f"{os.getpid()}\n")
+    monkeypatch.setattr(host, "ENGINE_PID_FILES", (stale, tmp_path / "none"))
+    monkeypatch.setattr(host, "ENGINE_LOG", tmp_path / "docker.log")
+    monkeypatch.setattr("subprocess.Popen", lambda command, **how: command)
+    assert host._start_daemon() == ["dockerd"]  # type: ignore[comparison-overlap]
+    assert not stale.exists()

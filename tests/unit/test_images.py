@@ -41,6 +41,7 @@ def test_an_unchanged_checkout_gives_the_same_names(checkout: Path) -> None:
         ("images/stacks/cuda13/requirements.lock", {"cuda13", "stack-cuda13"}),
         ("images/stacks/cuda13/requirements.in", set()),
         ("ansible/roles/slurm/README.md", set()),
+        ("ansible/roles/slurm/tasks/configure.yml", set()),
     ],
 )
 def test_a_changed_input_renames_what_is_made_from_it_and_nothing_else(
