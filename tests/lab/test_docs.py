@@ -1,0 +1,22 @@
+"""Every command in the documentation works as it is written there."""
+
+import pytest
+
+from infra.paths import CHECKOUT
+from infra.process import output
+from tests import docs
+from tests.lab.conftest import Lab
+
+PAGES = [page for page in docs.pages(CHECKOUT) if page.runnable()]
+
+
+def untracked() -> set[str]:
+    return set(output(["git", "-C", CHECKOUT, "ls-files", "--others", "--exclude-standard"]).splitlines())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_work_and_leave_nothing_behind(lab: Lab, page: docs.Page) -> None:
+    before = untracked()
+    failed = docs.run(page, CHECKOUT, lab.env)
+    assert failed is None, str(failed)
+    assert untracked() <= before, "files that the page should remove, or write to runs/ or build/"

@@ -1,0 +1,126 @@
+"""The documentation keeps its rules: blocks are marked, links and names lead somewhere, no verb is untold."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from infra.cli import app
+from infra.paths import CHECKOUT
+from infra.process import output
+from tests import docs
+
+PAGES = docs.pages(CHECKOUT)
+VERBS = set(re.findall(r"^([a-z-]+):.*## ", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+# A file or folder of the checkout as prose names it: `infra/host.py`, `hardware/<type>.yaml`
+PATH = re.compile(r"[\w.-]+/[\w./<>*-]*")
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@each_page
+def test_blocks_keep_the_rules(page: docs.Page) -> None:
+    assert page.mistakes == []
+
+
+@each_page
+def test_links_lead_to_something(page: docs.Page) -> None:
+    for line, link in page.links():
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (CHECKOUT / page.name).parent / file if file else CHECKOUT / page.name
+        assert target.exists(), f"{page.name}:{line}: no file {link}"
+        if anchor:
+            there = docs.parse(target.name, target.read_text()).anchors()
+            assert anchor in there, f"{page.name}:{line}: no heading for {link}"
+
+
+@each_page
+def test_files_that_a_page_names_are_there(page: docs.Page) -> None:
+    tracked = output(["git", "-C", CHECKOUT, "ls-files"]).splitlines()
+    folders = {name.split("/")[0] for name in tracked if "/" in name} - {"runs", "build"}
+    for line, text in page.prose:
+        for name in docs.CODE.findall(text):
+            if PATH.fullmatch(name) and name.split("/")[0] in folders:
+                pattern = re.sub(r"<[^>]*>", "*", name).rstrip("/")
+                assert any(CHECKOUT.glob(pattern)), f"{page.name}:{line}: no file {name}"
+
+
+@each_page
+def test_verbs_and_commands_that_a_page_names_exist(page: docs.Page) -> None:
+    assert page.verbs() <= VERBS
+    assert page.commands() <= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_every_verb_is_told_of() -> None:
+    assert set.union(*(page.verbs() for page in PAGES)) == VERBS
+
+
+BAD = {
+    "a block without a language": "```\nls\n```",
+    "a block of language 'sh'": "```sh\nls\n```",
+    "a block that is not closed": "```bash\nls\n",
+    "'not run' without a reason": "<!-- not run: -->\n```bash\nls\n```",
+    "'not run' without a reason;": "<!-- not run -->\n```bash\nls\n```",
+    "write <!-- not run: why -->": "<!-- Not-run: in other words -->\n```bash\nls\n```",
+    "'not run' before a block of text": "<!-- not run: it is output -->\n```text\nls\n```",
+    "'not run' without a block of bash": "<!-- not run: far away -->\n\n```bash\nls\n```",
+    "'not run' without a block of bash in": "<!-- not run: at the end -->",
+    "not bash": "```bash\nif true\n```",
+    "here-document": "```bash\ncat <<END\n```",
+}
+
+
+@pytest.mark.parametrize(("says", "text"), BAD.items())
+def test_a_page_that_breaks_a_rule_is_refused_with_its_line(says: str, text: str) -> None:
+    (mistake,) = docs.parse("x.md", f"# Title\n\n{text}\n").mistakes
+    assert re.match(r"x\.md:[345]: ", mistake)
+    assert says in mistake
+
+
+def test_what_is_read_from_a_page() -> None:
+    page = docs.parse(
+        "x.md",
+        "# Two words, `three`\nmake peace, `make show`, [to](y.md#z), `[no](link)`\n\n"
+        "1. in a list\n   ```bash\n   make render | cat\n   ```\n<!-- not run: ever -->\n~~~bash\nls\n~~~\n",
+    )
+    assert page.mistakes == []
+    assert page.verbs() == {"show", "render"}
+    assert page.links() == [(2, "y.md#z")]
+    assert page.anchors() == {"two-words-three"}
+    assert [block.line for block in page.runnable()] == [6]
+    assert [block.not_run for block in page.blocks] == [None, "ever"]
+
+
+def ran(tmp_path: Path, text: str, timeout_s: float = 20) -> docs.Failed | None:
+    return docs.run(docs.parse("x.md", text), tmp_path, os.environ, timeout_s)
+
+
+def test_blocks_run_in_order_in_one_shell_and_marked_ones_do_not(tmp_path: Path) -> None:
+    text = (
+        "```bash\na=1\n```\n<!-- not run: fails -->\n```bash\nfalse\n```\n```bash\necho $a > out; cat\n```\n"
+    )
+    assert ran(tmp_path, text) is None
+    assert (tmp_path / "out").read_text() == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("block", "why", "output"),
+    [
+        ("echo said; ls /nowhere", "exit status 2", "No such file"),
+        ("false; echo 'not here'", "exit status 1", ""),
+        ("exit 0", "left the shell", ""),
+        ("echo begun; sleep 60", "not done after 1 s", "begun"),
+    ],
+)
+def test_a_block_that_fails_is_named_with_what_it_printed(
+    tmp_path: Path, block: str, why: str, output: str
+) -> None:
+    failed = ran(tmp_path, f"```bash\necho before\n```\n\n```bash\n{block}\n```\n", timeout_s=1)
+    assert failed
+    assert failed.where == "x.md:6"
+    assert why in failed.why
+    assert output in failed.output
+    assert "before" not in failed.output
