@@ -53,6 +53,10 @@ def up(path: Path, script: str) -> None:
         raise Mistake(f"JOB={script}: no such file in the checkout; JOB= runs none")
     machine = read_machine()
     cluster = load_cluster(path, machine=machine)
+    if cluster.place != "lab" or "slurm" not in cluster.schedulers:
+        raise Mistake(
+            f"{cluster.file}: only place: lab with Slurm can be started; make render writes its files"
+        )
     project = Project(cluster.name)
     if _nothing_to_do(project, cluster, machine, script):
         console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")

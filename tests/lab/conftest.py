@@ -69,6 +69,11 @@ class Lab:
         return run.state
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """test_down.py ends the cluster, so it comes last."""
+    items.sort(key=lambda item: item.path.name == "test_down.py")
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     project = Project(NAME)
