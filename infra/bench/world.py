@@ -4,12 +4,14 @@ So nothing of the user's is in the way or at risk: not the running lab, not runs
 begins with an empty cache and builds images under a name of its own, neither the cache nor the images.
 """
 
+import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,24 +45,16 @@ class World:
 
     def run(self, *words: str | Path) -> str:
         """What a command prints in the copy. Raises Failure with its last line; all lines are in the log."""
-        done = subprocess.run(
-            [str(word) for word in words],
-            cwd=self.checkout,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
         log = FOLDER / "bench.log"
         with log.open("a") as file:
-            file.write(f"$ {' '.join(str(word) for word in words)}\n{done.stdout}{done.stderr}")
-        if done.returncode:
-            lines = (done.stderr or done.stdout).strip().splitlines()
-            raise Failure(
-                f"{words[0]} failed ({done.returncode}): {lines[-1] if lines else ''}\n  log: {log}"
-            )
-        return done.stdout + (done.stderr if words[0] == "make" else "")  # make's steps are on both
+            file.write(f"$ {' '.join(str(word) for word in words)}\n")
+            file.flush()
+            status, out, err = _run(words, self.checkout, self.env)
+            file.write(out + err)
+        if status:
+            lines = (err or out).strip().splitlines()
+            raise Failure(f"{words[0]} failed ({status}): {lines[-1] if lines else ''}\n  log: {log}")
+        return out + (err if words[0] == "make" else "")  # make's steps are on both
 
     def make(self, *words: str) -> str:
         return self.run("make", *words)
@@ -80,7 +74,7 @@ class World:
         shutil.rmtree(self.checkout / "runs", ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def world(*, fresh: bool) -> Iterator[World]:
     """A world that is removed at the end. One that is not fresh shares the user's cache, images and tools."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -89,8 +83,10 @@ def world(*, fresh: bool) -> Iterator[World]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Failure("another `python -m infra bench` runs in this checkout: wait for it") from None
-        _nothing_foreign(fresh)
+        _no_foreign_cluster()
         _remove()  # what a killed one has left
+        if fresh:
+            _no_other_build()
         (FOLDER / "bench.log").unlink(missing_ok=True)
         stack = _stack()
         if not fresh:
@@ -132,34 +128,69 @@ def _stack() -> str:
     return stack.name
 
 
-def _nothing_foreign(fresh: bool) -> None:
-    """Raise Failure when what we are about to make and remove is there already, and is not ours."""
+def _no_foreign_cluster() -> None:
+    """Raise Failure when the cluster that we are about to make, and to remove, is there and not ours."""
     label = "com.docker.compose.project"
     listed = ["docker", "ps", "--all", "--filter", f"label={label}={Project(NAME).name}"]
     for folder in output([*listed, "--format", f'{{{{.Label "{label}.working_dir"}}}}']).splitlines():
         if not Path(folder).is_relative_to(FOLDER):
             raise Failure(f"a cluster called '{NAME}' runs from {folder}: remove it or wait for its end")
-    builds = output(["docker", "ps", "--filter", "name=^slipway-build-", "--format", "{{.Names}}"])
-    if fresh and builds:
-        raise Failure(f"images are being built ({builds.split()[0]}): wait for the end of that")
+
+
+def _no_other_build() -> None:
+    """Raise Failure when images are being built: the containers for that would have the same names."""
+    builds = output(["docker", "ps", "--filter", "name=^slipway-build-", "--format", "{{.Names}}"]).split()
+    if builds:
+        raise Failure(f"images are being built ({builds[0]}): wait for the end of that")
+
+
+def _run(words: Sequence[str | Path], cwd: Path, env: dict[str, str]) -> tuple[int, str, str]:
+    """Status, output and errors of a command, which ends with all its children when we are interrupted.
+
+    In a session of its own: a Ctrl-C would reach some of them and not others, and none of a command that a
+    shell has put into the background.
+    """
+    command = [str(word) for word in words]
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            _end(process)
+            raise
+    return process.returncode, out, err
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process with its group: by SIGTERM, for those that clean up, after ten seconds by SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):  # the whole group has ended
+            os.killpg(process.pid, number)
+            for _ in range(100):
+                process.poll()  # the leader is our child, and stays in the group until we ask for its status
+                os.killpg(process.pid, 0)
+                time.sleep(0.1)
 
 
 def _remove() -> None:
-    down.remove(Project(NAME), volumes=True)
-    tags = output(
-        [
-            "docker",
-            "image",
-            "ls",
-            "--filter",
-            f"reference={REPOSITORY}/*",
-            "--format",
-            "{{.Repository}}:{{.Tag}}",
-        ]
-    )
+    """Remove everything that a world has made; what is the user's has other names and places."""
     assert engine.REPOSITORY != REPOSITORY, "SLIPWAY_REPOSITORY names the images that bench removes"
+    down.remove(Project(NAME), volumes=True)
+    listed = ["docker", "image", "ls", "--filter", f"reference={REPOSITORY}/*"]
+    tags = output([*listed, "--format", "{{.Repository}}:{{.Tag}}"]).split()
+    for tag in tags:  # an interrupted build leaves its container
+        for container in output(["docker", "ps", "--all", "--quiet", "--filter", f"ancestor={tag}"]).split():
+            engine.remove_container(container)
     if tags:
-        output(["docker", "image", "rm", *tags.split()])
+        output(["docker", "image", "rm", *tags])
     for name in ("checkout", "cache"):
         _remove_tree(FOLDER / name)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from dataclasses import replace
 from datetime import date
@@ -224,3 +225,20 @@ def test_a_world_with_read_only_folders_is_removed_and_nothing_behind_its_links(
     (tmp_path / "world/stack").chmod(0o555)
     world._remove_tree(tmp_path / "world")
     assert [path.name for path in tmp_path.iterdir()] == ["users"]
+
+
+def test_an_interrupted_command_ends_with_all_its_children(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            world._run(["sh", "-c", f"sleep 1000 & echo $! > {started}; wait"], tmp_path, dict(os.environ))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    stat = Path(f"/proc/{started.read_text().strip()}/stat")
+    assert not stat.exists() or " Z " in stat.read_text()
