@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.errors import Failure
 from infra.lab import job
 from tests.lab.conftest import Lab, until
 
@@ -87,13 +88,16 @@ def test_daemons_restart_in_the_middle_and_nothing_is_lost(
 
 def test_a_sick_node_is_drained_with_a_reason_and_comes_back_when_well(lab: Lab) -> None:
     lab.on("c1", "rm", "/dev/nvidia3")
-    lab.on("c1", "/usr/libexec/slipway/health-check")
+    with pytest.raises(Failure, match="/dev/nvidia3 missing"):
+        lab.on("c1", "/usr/libexec/slipway/health-check")
     row = lab.ok("sinfo -h -N -n c1 -o '%T|%E'")
     state, reason = row.split("|")
     assert state.startswith("drain")
     assert "/dev/nvidia3" in reason
     assert reason.startswith("health:")
     assert lab.sh("srun -w c1 --immediate=2 true").returncode != 0
+    with pytest.raises(Failure, match="/dev/nvidia3 missing"):
+        lab.on("c1", "/usr/libexec/slipway/health-check", "--under-load")
     lab.on("c1", "systemd-tmpfiles", "--create", "/etc/tmpfiles.d/slipway-node.conf")
     lab.on("c1", "/usr/libexec/slipway/health-check", "--under-load")
     assert lab.ok("sinfo -h -N -n c1 -o %T") == "idle"

@@ -43,7 +43,7 @@ def test_it_starts_one_torchrun_per_node_with_a_worker_per_gpu(job: dict[str, st
     done = run(job, "--train.steps=50")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "--kill-on-bad-exit=1",
+        "--kill-on-bad-exit=0",  # a dead node would get the kill late, at the next start
         "--cpus-per-task=1",
         f"{job['STACK']}/bin/python",
         *("-m", "jobs.torchrun"),
