@@ -231,7 +231,7 @@ def _recovery(world: World, run: job.Run, node: str) -> dict[str, float]:
         if "detection" not in marks and state.startswith("down"):
             marks["detection"] = now
             output(["docker", "start", world.project.container(node)])
-        elif "detection" in marks and "back" not in marks and not state.startswith("down"):
+        elif "detection" in marks and "back" not in marks and state in ("idle", "mixed", "allocated"):
             marks["back"] = now
         if again:
             marks["requeue"] = now
