@@ -1,4 +1,4 @@
-"""Slurm's own parser accepts what is rendered: a real slurmctld starts with it and knows every node and GPU."""
+"""Slurm's own parser accepts what is rendered: a slurmctld starts with it and knows every node and GPU."""
 
 import subprocess
 from collections import Counter
