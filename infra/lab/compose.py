@@ -1,8 +1,6 @@
 """The Docker Compose project of one lab cluster, and the machines (containers) in it."""
 
 import json
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,20 +63,6 @@ class Project:
         """What `words` print on `node`. Raises Failure with the last line of error."""
         where = ["--workdir", str(cwd)] if cwd else []
         return process.output(["docker", "exec", "--user", user, *where, self.container(node), *words])
-
-    def feed(self, node: str, words: Sequence[str], text: str) -> str:
-        """What `words` print on `node` when they read `text`."""
-        done = subprocess.run(
-            ["docker", "exec", "-i", self.container(node), *words],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            lines = (done.stderr or done.stdout).strip().splitlines()
-            raise Failure(f"{words[0]} on {node} failed: {lines[-1] if lines else done.returncode}")
-        return done.stdout
 
     def require_up(self) -> None:
         """Raise Failure unless the login node is there and running."""

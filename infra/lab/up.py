@@ -154,8 +154,7 @@ def _start(project: Project, cluster: Cluster, machine: Machine, image: str, thi
 
 def apply_accounts(project: Project) -> None:
     """Make the accounts, users, QOS and limits of the cluster file; what is there already stays."""
-    script = (project.folder / "slurm" / "accounts").read_text()
-    project.feed("slurmctld", ["sh", "-eu"], script)
+    project.run("slurmctld", "sh", "/etc/slipway/slurm/accounts")
 
 
 def wait_for_slurm(project: Project, cluster: Cluster) -> None:
