@@ -54,6 +54,16 @@ def submit(project: Project, user: str, script: Path, *words: str) -> Run:
     return Run(answer.split(";")[0])
 
 
+def find(project: Project, id: str) -> Run | None:
+    """The job `id` when Slurm still knows it and it may yet complete, or has."""
+    run = Run(id)
+    try:
+        refresh(project, run)
+    except Failure:  # none, or forgotten since
+        return None
+    return run if run.state in UNFINISHED | {"COMPLETED"} else None
+
+
 def follow(project: Project, run: Run, step: Step | None = None, *, timeout_s: float = 1800) -> Run:
     """Wait for the end of a job and show its steps meanwhile. Raises Failure when it did not complete.
 

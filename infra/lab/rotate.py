@@ -19,6 +19,6 @@ def rotate(path: Path) -> None:
         names = secrets.rotate(cluster.name)
         this.did(f"{', '.join(names)} made anew")
     with step("cluster") as this:
-        restart(project, cluster, this)
+        restart(project, this)
         wait_for_slurm(project, cluster)
         this.did(f"{len(project.containers())} nodes restarted with them")

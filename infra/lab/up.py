@@ -16,7 +16,7 @@ from infra.errors import Failure, Mistake
 from infra.lab import job, secrets, verify
 from infra.lab.compose import Project
 from infra.load import load_cluster
-from infra.machine import Machine, read_machine
+from infra.machine import read_machine
 from infra.paths import CHECKOUT
 from infra.progress import Step, console, step
 from infra.render import render, write
@@ -31,6 +31,7 @@ class Done:
 
     applied: str = ""  # hash of everything rendered and of the node image, once all nodes were healthy
     verified: bool = False  # whether the checks have passed since a container was last started
+    submitted: str = ""  # the job that is to prove it, while it has not ended
     proved: str = ""  # the job that has completed on this cluster; stays until its volumes go
 
     @classmethod
@@ -58,7 +59,7 @@ def up(path: Path, script: str) -> None:
             f"{cluster.file}: only place: lab with Slurm can be started; make render writes its files"
         )
     project = Project(cluster.name)
-    if _nothing_to_do(project, cluster, machine, script):
+    if _nothing_to_do(project, cluster, script):
         console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")
         return
 
@@ -68,7 +69,7 @@ def up(path: Path, script: str) -> None:
     with step("images") as this:
         built = images.ensure(["node", *_stacks(cluster)], this)
     with step("cluster") as this:
-        done = _start(project, cluster, machine, built["node"], this)
+        done = _start(project, cluster, built["node"], this)
     if not done.verified:
         with step("verify") as this:
             verify.run(cluster, project, this)
@@ -76,18 +77,30 @@ def up(path: Path, script: str) -> None:
         done.save(project)
     if script and not done.proved:
         with step("job") as this:
-            run = job.submit(project, cluster.users[0].name, Path(script))
-            job.follow(project, run, this)
-            this.did(_trained(run, script))
+            run = _prove(project, cluster, script, done, this)
+        _say_what_it_learned(run)
         done.proved = run.id
         done.save(project)
-        _say_what_it_learned(run)
     console.print(
         'Next:  eval "$(make env)"     then   sbatch jobs/ddp.sbatch   squeue   sacct', markup=False
     )
 
 
-def restart(project: Project, cluster: Cluster, this: Step) -> None:
+def _prove(project: Project, cluster: Cluster, script: str, done: Done, this: Step) -> job.Run:
+    """Run `script` to its end; the job of an earlier run that was interrupted is followed, not repeated."""
+    run = job.find(project, done.submitted) if done.submitted else None
+    if not run:
+        run = job.submit(project, cluster.users[0].name, Path(script))
+        done.submitted = run.id
+        done.save(project)
+    job.follow(project, run, this)
+    this.did(_trained(run, script))
+    done.submitted = ""
+    done.save(project)
+    return run
+
+
+def restart(project: Project, this: Step) -> None:
     """Make every container anew (volumes stay) and wait until all are healthy."""
     log = project.folder / "logs" / "compose.log"
     project.compose("up", "--detach", "--force-recreate", log=log)
@@ -111,7 +124,7 @@ def wait_healthy(project: Project, this: Step) -> None:
         time.sleep(0.5)
 
 
-def _nothing_to_do(project: Project, cluster: Cluster, machine: Machine, script: str) -> bool:
+def _nothing_to_do(project: Project, cluster: Cluster, script: str) -> bool:
     done = Done.load(project)
     if not done.verified or (script and not done.proved):
         return False
@@ -124,7 +137,7 @@ def _nothing_to_do(project: Project, cluster: Cluster, machine: Machine, script:
     return bool(nodes) and all(node.health == "healthy" for node in nodes)
 
 
-def _start(project: Project, cluster: Cluster, machine: Machine, image: str, this: Step) -> Done:
+def _start(project: Project, cluster: Cluster, image: str, this: Step) -> Done:
     this.doing("writing its configuration")
     done = Done.load(project)
     applied = _digest(cluster, image)
