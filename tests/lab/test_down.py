@@ -1,10 +1,14 @@
 """`make cluster-down` keeps data unless asked; with PURGE=1 nothing is left. Runs last: it ends it."""
 
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 from infra.lab import secrets
+from infra.paths import CHECKOUT
 from infra.process import output
-from tests.lab.conftest import Lab
+from tests.lab.conftest import Lab, until
 
 
 def pids(container: str) -> list[str]:
@@ -36,3 +40,17 @@ def test_purge_leaves_nothing(lab: Lab) -> None:
     assert [pid for pid in processes if Path(f"/proc/{pid}").exists()] == []
     again = lab.make("cluster-down", "PURGE=1")
     assert again.returncode == 0, again.stderr
+
+
+def test_a_proof_that_was_interrupted_is_followed_and_not_repeated(lab: Lab) -> None:
+    quick = CHECKOUT / "runs" / "quick.sbatch"
+    quick.write_text("#!/bin/bash\n#SBATCH --output=/dev/null\nsleep 20\n")
+    up = ["make", "cluster-up", f"JOB={quick.relative_to(CHECKOUT)}"]
+    typed = subprocess.Popen(up, cwd=CHECKOUT, env=lab.env, stdout=subprocess.DEVNULL, start_new_session=True)
+    until("the job", lambda: lab.sh("squeue -h -t running").stdout.strip(), timeout_s=300)
+    os.killpg(typed.pid, signal.SIGINT)
+    typed.wait(timeout=60)
+    done = lab.make(*up[1:])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(lab.ok("sacct -X -n -P -o jobid --starttime=2020-01-01").split()) == 1
+    quick.unlink()
