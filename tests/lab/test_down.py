@@ -47,7 +47,7 @@ def test_a_proof_that_was_interrupted_is_followed_and_not_repeated(lab: Lab) -> 
     quick.write_text("#!/bin/bash\n#SBATCH --output=/dev/null\nsleep 20\n")
     up = ["make", "cluster-up", f"JOB={quick.relative_to(CHECKOUT)}"]
     typed = subprocess.Popen(up, cwd=CHECKOUT, env=lab.env, stdout=subprocess.DEVNULL, start_new_session=True)
-    until("the job", lambda: lab.sh("squeue -h -t running").stdout.strip(), timeout_s=300)
+    until("the job", lambda: lab.sh("squeue -h -t running").stdout != "", timeout_s=300)
     os.killpg(typed.pid, signal.SIGINT)
     typed.wait(timeout=60)
     done = lab.make(*up[1:])
