@@ -151,6 +151,7 @@ def main() -> None:
     except Failure as failure:
         print(failure, file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("\nStopped. Run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:  # typer's own ending; 130 is what it makes of Ctrl-C
+        if end.code == 130:
+            print("\nStopped. To go on, run the same command again.", file=sys.stderr)
+        raise

@@ -100,6 +100,6 @@ def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "lab" in request.fixturenames:
         running: Lab = request.getfixturevalue("lab")
-        if any(node.state == "running" and node.name == "login" for node in running.project.containers()):
+        if any(node.name == "login" and node.health == "healthy" for node in running.project.containers()):
             running.sh("scancel --user ml")
             until("an empty queue", lambda: running.ok("squeue -h") == "", timeout_s=60)
