@@ -124,4 +124,4 @@ def test_the_run_folder_tells_what_happened(lab: Lab) -> None:
     } <= names
     facts = json.loads((run.folder / "environment.json").read_text())
     assert facts["stack"].startswith("cuda13-")
-    assert facts["git_commit"]
+    assert len(facts["git"]["commit"]) == 40
