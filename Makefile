@@ -12,7 +12,8 @@ TESTS ?=
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-export SLIPWAY_STARTED ?= $(shell date +%s.%N)
+# once, and not again for each recipe: the tools are part of the way to the first training step
+export SLIPWAY_STARTED := $(or $(SLIPWAY_STARTED),$(shell date +%s.%N))
 
 venv := .venv/bin
 infra := $(venv)/python -m infra

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.status import Status
 
-NAME, TEXT = 10, 62  # columns of a step's name and of what happened in it
+NAME, TEXT = 11, 61  # columns of a step's name and of what happened in it
 
 console = Console(highlight=False, soft_wrap=True)
 
