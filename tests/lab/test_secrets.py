@@ -41,11 +41,11 @@ def test_jobs_do_not_see_them(lab: Lab) -> None:
 def test_they_rotate_with_one_command_and_nothing_is_lost(lab: Lab) -> None:
     folder = secrets.folder(lab.project.cluster)
     before = {name: (folder / name).read_bytes() for name in secrets.FILES}
-    jobs = lab.ok("sacct -X -n -P -o jobid,exitcode,alloctres --starttime=2020-01-01")
+    jobs = lab.ok("sacct -X -n -P -o jobid,account,user --starttime=2020-01-01")
     done = lab.make("rotate-secrets")
     assert done.returncode == 0, done.stdout + done.stderr
     assert all((folder / name).read_bytes() != old for name, old in before.items())
     until("accounting", lambda: lab.sh("sacct -X -n").returncode == 0, timeout_s=60)
-    assert lab.ok("sacct -X -n -P -o jobid,exitcode,alloctres --starttime=2020-01-01") == jobs
+    assert lab.ok("sacct -X -n -P -o jobid,account,user --starttime=2020-01-01") == jobs
     until("a job to run", lambda: lab.sh("srun -N2 -t1 true").returncode == 0, timeout_s=60)
     assert "nothing to change" in lab.make("cluster-up").stdout
