@@ -1,0 +1,1 @@
+"""Machines: what Pulumi makes from a cluster file, the same way in every place."""
