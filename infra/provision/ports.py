@@ -80,10 +80,10 @@ LUSTRE = (
 
 def storage_protocol(cluster: Cluster) -> Literal["nfs", "lustre"] | None:
     """How the shared file system of the cluster is reached; None for a volume of the host, or none at all."""
-    kind = cluster.spec.storage.kind
+    kind = cluster.storage_kind
     if kind == "place":
-        return {"aws": "lustre", "gcp": "nfs"}.get(cluster.place)  # type: ignore[return-value]
-    return None if kind == "none" else kind
+        return "lustre" if cluster.place == "aws" else "nfs" if cluster.place == "gcp" else None
+    return "lustre" if kind == "lustre" else "nfs" if kind == "nfs" else None
 
 
 def table(cluster: Cluster) -> tuple[Port, ...]:
@@ -94,5 +94,5 @@ def table(cluster: Cluster) -> tuple[Port, ...]:
 
 def file_server(cluster: Cluster) -> str | None:
     """The machine of ours that serves the shared file system; None when the place or the site does."""
-    storage = cluster.spec.storage
-    return cluster.spec.services.controller if storage.kind == "nfs" and not storage.source else None
+    own = cluster.storage_kind == "nfs" and not cluster.spec.storage.source
+    return cluster.spec.services.controller if own else None

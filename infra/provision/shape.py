@@ -82,7 +82,7 @@ def _services(cluster: Cluster) -> list[MachineSpec]:
 
 
 def _node(cluster: Cluster, pool: Pool, name: str, index: int, first: int) -> MachineSpec:
-    made, asked = cluster.spec.machines, cluster.spec.pools[pool.name]
+    made = cluster.spec.machines
     here = cluster.machine if pool.place == "docker" else None
     return MachineSpec(
         name=name,
@@ -92,8 +92,8 @@ def _node(cluster: Cluster, pool: Pool, name: str, index: int, first: int) -> Ma
         zone=pool.zone or made.zone,
         image=made.image,
         system_disk_gib=made.system_disk_gib,
-        spot=asked.spot,
-        reservation=asked.reservation,
+        spot=pool.spot,
+        reservation=pool.reservation,
         simulated=pool.simulated,
         usd_per_hour=pool.usd_per_hour,
         watts=pool.hardware.power.maximum_w,
