@@ -1,11 +1,12 @@
 """What `clusters/<name>.yaml` may say, and the resolved cluster that rendering starts from."""
 
+import ipaddress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
 from infra import hostlist
 from infra.hardware import Facts, Name, Profile, Text
@@ -16,6 +17,20 @@ Place = Literal["lab", "docker", "aws", "gcp", "metal"]
 Scheduler = Literal["slurm", "kubernetes"]
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
 Count = Annotated[int, Field(ge=0)]
+PublicKey = Annotated[
+    str,
+    Field(pattern=r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+|sk-\S+) [A-Za-z0-9+/]+=*( [^\n]*)?$"),
+]
+Folder = Annotated[str, Field(pattern=r"^(/[\w.-]+)+$", description="Absolute path")]
+
+
+def _network(text: str) -> str:
+    """CIDR in its canonical form. Raises ValueError."""
+    return str(ipaddress.ip_network(text))
+
+
+Network = Annotated[str, AfterValidator(_network)]
+Address = Annotated[str, AfterValidator(lambda text: str(ipaddress.ip_address(text)))]
 
 
 class PoolFile(Facts):
@@ -36,7 +51,14 @@ class PoolFile(Facts):
         default=[], description="For sbatch --constraint, beside what the profile gives"
     )
     lab_cores: PositiveInt | None = Field(
-        default=None, description="In the lab: cores of each node, instead of a fair share"
+        default=None, description="On this machine: cores of each node, instead of a fair share"
+    )
+    lab_memory_gib: PositiveInt | None = Field(
+        default=None, description="On this machine: memory of each node, instead of a fair share"
+    )
+    spot: bool = Field(default=False, description="In a cloud: spare capacity that may be taken back")
+    reservation: Text | None = Field(
+        default=None, description="In a cloud: the capacity reservation that these machines use"
     )
     usd_per_hour: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="Instead of the profile's price"
@@ -95,6 +117,67 @@ class UserFile(Facts):
         default=None,
         description="Missing: in the lab the person at this machine, elsewhere the site's directory knows",
     )
+    keys: list[PublicKey] = Field(default=[], description="Who may log in with which key on login nodes")
+
+
+class MachinesFile(Facts):
+    """How machines are made and reached, where they are not the lab's containers."""
+
+    admin: Label = Field(default="admin", description="User that Ansible logs in as; may become root")
+    image: Literal["debian-13", "debian-12"] = Field(default="debian-13", description="Operating system")
+    ssh_from: list[Network] = Field(
+        default=[], description="Networks that may reach SSH from outside; none: by the cloud's own tunnel"
+    )
+    cidr: Network = Field(default="10.77.0.0/24", description="Private network of the cluster")
+    region: Text | None = Field(default=None, description="Of the cloud: eu-central-1, europe-west4")
+    zone: Text | None = Field(default=None, description="Of the cloud; a pool's own zone counts first")
+    project: Text | None = Field(default=None, description="Of Google Cloud")
+    system_disk_gib: Annotated[int, Field(ge=20)] = 200
+    backend: Text | None = Field(
+        default=None, description="Where Pulumi keeps its state: an URL; build/<cluster>/state when missing"
+    )
+
+
+class StorageFile(Facts):
+    """What all machines of a cluster share."""
+
+    kind: Literal["place", "nfs", "lustre", "none"] | None = Field(
+        default=None,
+        description="place: what the place offers (docker: a volume, aws: FSx for Lustre, gcp: Filestore);"
+        " missing: nfs on metal, place elsewhere",
+    )
+    source: Text | None = Field(
+        default=None,
+        description="server:/export or mgs@tcp:/fs of the site; with nfs and none, the controller serves",
+    )
+    capacity_gib: PositiveInt = Field(default=1200, description="Of what a cloud is asked for")
+    path: Folder = Field(default="/shared", description="Where it is mounted; homes are in <path>/home")
+
+
+class HostFile(Facts):
+    """A machine that is there already; place metal."""
+
+    address: Address
+    bmc: Text | None = Field(default=None, description="Redfish address of the system, for power and boot")
+    host_key: PublicKey | None = Field(default=None, description="SSH host key: ssh-ed25519 AAAA...")
+
+
+class BmcFile(Facts):
+    """How to log in to the machines' management controllers; place metal."""
+
+    user: Text = "root"
+    password_env: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] = Field(
+        default="SLIPWAY_BMC_PASSWORD", description="Environment variable that holds the password"
+    )
+    verify_tls: bool = True
+
+
+class SoftwareFile(Facts):
+    """Versions that differ from those of the machines' own Debian."""
+
+    slurm_suite: Annotated[str, Field(pattern=r"^[a-z]+(-backports)?$")] | None = Field(
+        default=None, description="Debian suite that Slurm is installed from: trixie, forky"
+    )
 
 
 class Services(Facts):
@@ -145,6 +228,11 @@ class ClusterFile(Facts):
         default={}, description="Who submits; the lab's tools act as the first"
     )
     jobs: JobDefaults = JobDefaults()
+    machines: MachinesFile = MachinesFile()
+    storage: StorageFile = StorageFile()
+    hosts: dict[Name, HostFile] = Field(default={}, description="Place metal: every machine by its name")
+    bmc: BmcFile = BmcFile()
+    software: SoftwareFile = SoftwareFile()
 
 
 @dataclass(frozen=True)
@@ -166,6 +254,8 @@ class Pool:
     weight: int
     usd_per_hour: float | None
     zone: str | None
+    spot: bool
+    reservation: str | None
 
     @property
     def count(self) -> int:
@@ -195,6 +285,7 @@ class User:
     accounts: tuple[str, ...]
     uid: int | None
     gid: int | None
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -206,7 +297,7 @@ class Cluster:
     pools: tuple[Pool, ...]
     users: tuple[User, ...]
     services_hardware: Profile | None
-    machine: Machine | None  # this machine; None unless `place` is lab
+    machine: Machine | None  # this machine; None unless the nodes are on it: places lab and docker
 
     @property
     def name(self) -> str:
@@ -235,6 +326,11 @@ class Cluster:
         services = self.spec.services
         hosts = [services.controller, services.accounting, services.database, *self.login]
         return list(dict.fromkeys(hosts))
+
+    @property
+    def storage_kind(self) -> str:
+        """place, nfs, lustre or none."""
+        return self.spec.storage.kind or ("nfs" if self.place == "metal" else "place")
 
     @property
     def user(self) -> str:

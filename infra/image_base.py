@@ -24,37 +24,43 @@ def sources(root: Path) -> list[Path]:
 
 def make(root: Path, inputs: str, tag: str, log: Path) -> None:
     """Build `base` as image `tag`. Raises Failure with what is missing on this host."""
+    packages, excludes = (lines(path) for path in sources(root))
+    options = [f"--dpkgopt={line}" for line in excludes]
+    unpack(apt.DEBIAN_13, packages, options, [f"LABEL {engine.INPUTS}={inputs}", 'CMD ["bash"]'], tag, log)
+
+
+def unpack(
+    suite: str, packages: list[str], options: list[str], settings: list[str], tag: str, log: Path
+) -> None:
+    """An image of Debian `suite` with `packages`; `options` are mmdebstrap's, `settings` Docker's."""
     _need_mmdebstrap(log)
-    packages, excludes = (_lines(path) for path in sources(root))
     command = [
         "mmdebstrap",
         "--variant=minbase",
         "--format=tar",
         f"--include={','.join(packages)}",
+        *options,
         f"--customize-hook={CLEAN}",
         f"--customize-hook={MACHINE_ID}",
-        *(f"--dpkgopt={line}" for line in excludes),
     ]
     (cache() / "tmp").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache() / "tmp") as folder:
-        tar = Path(folder) / "base.tar"
-        logged([*command, apt.DEBIAN_13, tar, *_sources()], log)
-        settings = [f"LABEL {engine.INPUTS}={inputs}", "ENV LANG=C.UTF-8", 'CMD ["bash"]']
-        changes = [word for setting in settings for word in ("--change", setting)]
+        tar = Path(folder) / "root.tar"
+        logged([*command, suite, tar, *_sources(suite)], log)
+        changes = [word for setting in ["ENV LANG=C.UTF-8", *settings] for word in ("--change", setting)]
         logged(["docker", "import", *changes, tar, tag], log)
 
 
-def _lines(path: Path) -> list[str]:
+def lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
 
 
-def _sources() -> list[str]:
-    """Lines of sources.list: Debian 13 with its updates and security updates, from the host's mirror."""
+def _sources(suite: str) -> list[str]:
+    """Lines of sources.list: Debian `suite` with its updates and security updates, from the host's mirror."""
     codename = host.read_codename()
     main, security = apt.mirror(codename), apt.security_mirror(codename)
     if main is None or security is None:
         return []  # mmdebstrap knows Debian's own
-    suite = apt.DEBIAN_13
     signed = f"[signed-by={apt.KEYRING}]"
     return [
         f"deb {signed} {main} {suite} main",

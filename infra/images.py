@@ -1,6 +1,7 @@
 """Images and stack folders: what each is made from, whether it is there, and building what is not.
 
     base ──┬──> node                    a machine: systemd, Slurm, munge; made by the Ansible roles
+           │    machine                 a machine before Ansible was there: systemd and an SSH server
            └──> cuda13 ──> stack-cuda13  a locked Python stack: as a folder, and as an image
 
 Each is named by the content hash of everything that goes into it, its parent's hash included, so that an
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import engine, image_base, image_node, image_stack, imageverify, sbom, stackfolder
+from infra import engine, image_base, image_machine, image_node, image_stack, imageverify, sbom, stackfolder
 from infra.errors import Failure, Mistake
 from infra.imageverify import Verdict
 from infra.paths import CHECKOUT, build, cache
@@ -102,8 +103,20 @@ def targets(root: Path = CHECKOUT) -> dict[str, Target]:
         gib=3,
         make=lambda this, log: image_node.make(root, base.where, this.inputs, this.where, log),
     )
+    machines = [_machine(root, image) for image in image_machine.SUITES]
     stacks = [target for name in stackfolder.names(root) for target in _stack(root, name, base)]
-    return {target.name: target for target in (base, node, *stacks)}
+    return {target.name: target for target in (base, node, *machines, *stacks)}
+
+
+def _machine(root: Path, image: str) -> Target:
+    """A machine as Pulumi makes it on this host, before Ansible was there."""
+    return _image(
+        image_machine.name(image),
+        None,
+        content_hash(root, image_machine.sources(root), image_machine.RECIPE, image),
+        gib=1,
+        make=lambda this, log: image_machine.make(root, image, this.inputs, this.where, log),
+    )
 
 
 def _stack(root: Path, name: str, base: Target) -> tuple[Target, Target]:

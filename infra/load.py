@@ -17,6 +17,8 @@ USABLE_MEMORY = 0.98
 # In the lab, the host and the database, slurmdbd, slurmctld and login containers live beside the nodes.
 LAB_HOST_MIB = 3072
 LAB_HOST_SHARE = 0.25
+HERE = ("lab", "docker")  # places whose nodes are on this machine
+DOCKER_CORES, DOCKER_MIB = 1, 4096  # a machine of place docker, like a small virtual one
 _SECTIONS = ("pools", "partitions", "qos", "accounts", "users")
 
 
@@ -54,10 +56,10 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
     if file is None:
         document.check()
         raise AssertionError("a file that does not fit the model must have mistakes")
-    if file.place == "lab" and machine is None:
-        machine = read_machine()
-    if file.place != "lab":
+    if file.place not in HERE:
         machine = None
+    elif machine is None:
+        machine = read_machine()
     profiles = _profiles(document, file, root)
     nodes = rules.hosts(document, file)
     stacks = read_stacks(root)
@@ -68,6 +70,7 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
             pools.append(_pool(file, name, pool, profiles[pool.hardware], stack, nodes[name], machine))
     if machine:
         rules.room(document, file, pools, machine)
+    rules.machines(document, file, nodes)
     users = _users(document, file, machine)
     services = file.services.hardware
     if services in profiles:
@@ -152,11 +155,10 @@ def _pool(
     sockets, cores, threads = cpu.sockets, cpu.cores_per_socket, cpu.threads_per_core
     memory = int(profile.memory.capacity_gib * 1024 * USABLE_MEMORY) // 100 * 100
     if machine:
-        everywhere = sum(other.count for other in file.pools.values())
         sockets, threads = 1, 1
-        cores = pool.lab_cores or min(cpu.threads, max(1, machine.cores // everywhere))
-        host = max(LAB_HOST_MIB, int(machine.memory_mib * LAB_HOST_SHARE))
-        memory = min(memory, max(0, machine.memory_mib - host) // everywhere // 100 * 100)
+        fair_cores, fair_mib = _fair_share(file, machine)
+        cores = pool.lab_cores or min(cpu.threads, fair_cores)
+        memory = min(memory, pool.lab_memory_gib * 1024 if pool.lab_memory_gib else fair_mib)
     simulated = machine is not None and profile.accelerators is not None
     price = profile.price.usd_per_hour if profile.price else None
     return Pool(
@@ -174,8 +176,19 @@ def _pool(
         features=_features(profile, pool, simulated),
         weight=pool.weight,
         usd_per_hour=price if pool.usd_per_hour is None else pool.usd_per_hour,
-        zone=pool.zone,
+        zone=pool.zone or file.machines.zone,
+        spot=pool.spot,
+        reservation=pool.reservation,
     )
+
+
+def _fair_share(file: ClusterFile, machine: Machine) -> tuple[int, int]:
+    """Cores and MiB of a node on this machine. On docker they stay when another node comes."""
+    if file.place == "docker":
+        return DOCKER_CORES, DOCKER_MIB
+    everywhere = sum(pool.count for pool in file.pools.values())
+    host = max(LAB_HOST_MIB, int(machine.memory_mib * LAB_HOST_SHARE))
+    return max(1, machine.cores // everywhere), max(0, machine.memory_mib - host) // everywhere // 100 * 100
 
 
 def _features(profile: Profile, pool: PoolFile, simulated: bool) -> tuple[str, ...]:
@@ -208,5 +221,5 @@ def _users(document: yamlfile.Document, file: ClusterFile, machine: Machine | No
             document.wrong(("users", name, "uid"), f"{uid} is '{uids[uid]}' already")
         if uid is not None:
             uids[uid] = name
-        users.append(User(name, tuple(user.accounts), uid, gid))
+        users.append(User(name, tuple(user.accounts), uid, gid, tuple(user.keys)))
     return tuple(users)

@@ -3,6 +3,7 @@
 References are read from the file as written, so that a part with another mistake is checked as well.
 """
 
+import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
@@ -125,8 +126,10 @@ def fit(
     key = ("pools", name, "hardware")
     gpus = profile.accelerators
     place = file.pools[name].place or file.place
-    if (place == "lab") != (file.place == "lab"):
-        document.wrong(("pools", name, "place"), "the lab is one machine: all pools are in it, or none is")
+    for here in ("lab", "docker"):
+        if (place == here) != (file.place == here):
+            text = f"{here} is one machine: all pools are on it, or none is"
+            document.wrong(("pools", name, "place"), text)
     cloud(document, key, place, profile)
     if "slurm" in file.schedulers and gpus:
         if gpus.kind == "tpu":
@@ -155,14 +158,69 @@ def cloud(document: Document, key: Key, place: Place, profile: Profile) -> None:
 
 
 def room(document: Document, file: ClusterFile, pools: list[Pool], machine: Machine) -> None:
-    """Whether this machine has the cores and the memory of all the lab's nodes."""
+    """Whether this machine has the cores and the memory of all nodes. Those of place docker share cores."""
     cores = sum(pool.cpus * pool.count for pool in pools)
-    if cores > machine.cores:
+    if cores > machine.cores and file.place == "lab":
         asking = next((name for name, pool in file.pools.items() if pool.lab_cores), None)
         key = ("pools", asking, "lab_cores") if asking else ("pools", pools[0].name, "count")
         what = " + ".join(f"{pool.count} nodes x {pool.cpus}" for pool in pools)
         document.wrong(key, f"{what} = {cores} cores, but this machine has {machine.cores}")
+    memory = sum(pool.memory_mib * pool.count for pool in pools)
+    if memory > machine.memory_mib:
+        what = " + ".join(f"{pool.count} nodes x {pool.memory_mib}" for pool in pools)
+        key = ("pools", pools[0].name, "count")
+        document.wrong(key, f"{what} = {memory} MiB, but this machine has {machine.memory_mib}")
     for pool in pools:
+        if pool.cpus > machine.cores:
+            text = f"{pool.cpus} cores in one node, but this machine has {machine.cores}"
+            document.wrong(("pools", pool.name, "lab_cores"), text)
         if pool.memory_mib < 1024:
             text = f"leaves {pool.memory_mib} MiB of {machine.memory_mib} for each node; 1024 is the least"
             document.wrong(("pools", pool.name, "count"), text)
+
+
+def machines(document: Document, file: ClusterFile, nodes: dict[str, tuple[str, ...]]) -> None:
+    """What the place needs to make or find every machine of the cluster."""
+    wanted = list(dict.fromkeys([*service_hosts(file), *(name for pool in nodes.values() for name in pool)]))
+    if file.place in ("aws", "gcp"):
+        for key in ("region", "zone", *(("project",) if file.place == "gcp" else ())):
+            if getattr(file.machines, key) is None:
+                document.wrong(("machines", key), f"missing; {file.place} needs it")
+    if file.hosts:  # none at all: the site's DNS knows them by their names
+        missing = [name for name in wanted if name not in file.hosts]
+        if missing:
+            document.wrong(("hosts",), f"no address of {', '.join(missing[:4])}{' ...' * (len(missing) > 4)}")
+    for name in file.hosts:
+        if name not in wanted:
+            document.wrong(("hosts", name), f"no machine of this cluster.{nearest(name, wanted)}")
+    room = ipaddress.ip_network(file.machines.cidr).num_addresses - 8  # some belong to the network itself
+    if file.place in ("docker", "aws", "gcp") and room < len(wanted):
+        document.wrong(("machines", "cidr"), f"has room for {max(0, room)} machines, not {len(wanted)}")
+    if file.storage.kind == "lustre" and file.storage.source is None:
+        document.wrong(("storage", "source"), "missing; for example mgs.example.org@tcp:/scratch")
+    if file.place == "metal" and file.storage.kind == "place":
+        document.wrong(("storage", "kind"), "bare metal offers none of its own; write nfs, lustre or none")
+    if file.hosts and file.place != "metal":
+        document.wrong(("hosts",), f"only metal has machines of its own; {file.place} makes them")
+    for key, text in _addresses(file):
+        document.wrong(key, text)
+
+
+def service_hosts(file: ClusterFile) -> list[str]:
+    """Every host of a service once; none when the login range is broken, which is told elsewhere."""
+    services = file.services
+    try:
+        login = hostlist.expand(services.login)
+    except ValueError:
+        login = []
+    return list(dict.fromkeys([services.controller, services.accounting, services.database, *login]))
+
+
+def _addresses(file: ClusterFile) -> list[tuple[Key, str]]:
+    seen: dict[str, str] = {}
+    wrong: list[tuple[Key, str]] = []
+    for name, host in file.hosts.items():
+        if host.address in seen:
+            wrong.append((("hosts", name, "address"), f"{host.address} is '{seen[host.address]}' already"))
+        seen[host.address] = name
+    return wrong

@@ -142,7 +142,29 @@ def lab(**pool: Any) -> dict[str, Any]:
             lab() | {"users": {"a": {"accounts": ["research"]}, "b": {"accounts": ["research"]}}},
             "users.b.uid: missing; 'a' is the person at this machine already",
         ),
-        (lab(place="aws"), "pools.gpu.place: the lab is one machine: all pools are in it, or none is"),
+        (lab(place="aws"), "pools.gpu.place: lab is one machine: all pools are on it, or none is"),
+        (
+            lab()
+            | {"place": "docker", "services": {"hardware": "lab-cpu"}, "machines": {"cidr": "10.0.0.0/29"}},
+            "machines.cidr: has room for 0 machines, not 6",
+        ),
+        (
+            lab(count=9, lab_memory_gib=4) | {"place": "docker", "services": {"hardware": "lab-cpu"}},
+            "pools.gpu.count: 9 nodes x 4096 = 36864 MiB, but this machine has 32000",
+        ),
+        (
+            lab()
+            | {
+                "place": "metal",
+                "services": {"hardware": "lab-cpu"},
+                "hosts": {"gpu-1": {"address": "10.0.0.1"}},
+            },
+            "hosts: no address of slurmctld, slurmdbd, db, login ...",
+        ),
+        (
+            lab() | {"place": "metal", "services": {"hardware": "lab-cpu"}, "storage": {"kind": "lustre"}},
+            "storage.source: missing; for example mgs.example.org@tcp:/scratch",
+        ),
     ],
 )
 def test_a_lab_must_fit_this_machine(data: dict[str, Any], text: str, site: Path) -> None:
