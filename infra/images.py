@@ -206,7 +206,7 @@ def _run(building: Sequence[Target], step: Step, root: Path) -> dict[str, Built]
         running.add(target.name)
         step.doing(f"building {' and '.join(sorted(running))}")
         try:
-            with _only_one(target.where):
+            with only_one(target.where):
                 if target.exists():  # built by another command while we waited
                     return Built(target, changed=False)
                 log = LOGS / f"{target.name}.log"
@@ -226,7 +226,7 @@ def _run(building: Sequence[Target], step: Step, root: Path) -> dict[str, Built]
 
 
 @contextmanager
-def _only_one(what: str) -> Iterator[None]:
+def only_one(what: str) -> Iterator[None]:
     """Hold the lock on building `what`: a second command that builds it waits for the first."""
     folder = cache() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
