@@ -7,6 +7,8 @@ import re
 from typing import Any
 
 from infra.cluster import Cluster, Pool
+from infra.provision import ports, shape
+from infra.render import firewall
 from infra.render.text import origin, yaml
 
 BUILD = "{{ inventory_dir | dirname }}"  # build/<cluster>, from which the roles copy
@@ -16,9 +18,12 @@ def render(cluster: Cluster) -> dict[str, str]:
     """inventory.yaml, group_vars/ for all hosts and each pool, host_vars/ for hosts of services."""
     files = {"inventory": _inventory(cluster), "group_vars/all": _everywhere(cluster)}
     for pool in cluster.pools:
-        files[f"group_vars/{_group(pool)}"] = _pool(pool)
-    for host, parts in _services(cluster).items():
-        files[f"host_vars/{host}"] = {"slurm_parts": parts}
+        files[f"group_vars/{_group(pool)}"] = _pool(cluster, pool)
+    for host, parts in shape.parts(cluster).items():
+        files[f"host_vars/{host}"] = {
+            "slurm_parts": list(parts),
+            "firewall_rules": firewall.rules(cluster, parts, serves_files=host == ports.file_server(cluster)),
+        }
     return {
         f"ansible/{name}.yaml": f"---\n# {origin(cluster)}\n{yaml(values)}" for name, values in files.items()
     }
@@ -27,20 +32,6 @@ def render(cluster: Cluster) -> dict[str, str]:
 def _group(pool: Pool) -> str:
     """Group names are like those of variables: pool cpu-big is group pool_cpu_big."""
     return f"pool_{pool.name.replace('-', '_')}"
-
-
-def _services(cluster: Cluster) -> dict[str, list[str]]:
-    """The parts of Slurm on each service host; a small site puts several onto one."""
-    services = cluster.spec.services
-    found: dict[str, list[str]] = {}
-    for part, host in (
-        ("db", services.database),
-        ("slurmdbd", services.accounting),
-        ("slurmctld", services.controller),
-        *(("login", host) for host in cluster.login),
-    ):
-        found.setdefault(host, []).append(part)
-    return found
 
 
 def _ranges(hosts: str) -> dict[str, None]:
@@ -80,16 +71,51 @@ def _everywhere(cluster: Cluster) -> dict[str, Any]:
         "munge_build": BUILD,
         "slurm_build": BUILD,
         "slurm_controller": cluster.spec.services.controller,
+        "slurm_suite": cluster.spec.software.slurm_suite or "",
+        "machine_container": cluster.place in ("lab", "docker"),
+        "machine_admin": cluster.spec.machines.admin,
+        **_storage(cluster),
+        **_users(cluster),
     }
 
 
-def _pool(pool: Pool) -> dict[str, Any]:
+def _storage(cluster: Cluster) -> dict[str, Any]:
+    storage = cluster.spec.storage
+    return {
+        "storage_kind": cluster.storage_kind,
+        "storage_path": storage.path,
+        "storage_source": storage.source or "",
+        "storage_server": ports.file_server(cluster) or "",
+        "storage_clients": cluster.spec.machines.cidr,
+    }
+
+
+def _users(cluster: Cluster) -> dict[str, Any]:
+    people = [
+        {
+            "name": user.name,
+            **({"uid": user.uid, "gid": user.gid} if user.uid is not None else {}),
+            "accounts": list(user.accounts),
+            "keys": list(user.keys),
+        }
+        for user in cluster.users
+    ]
+    return {
+        "users_people": people,
+        "users_home": f"{cluster.spec.storage.path}/home",
+        # homes are on a disk that all share: one machine makes them
+        "users_home_maker": cluster.spec.services.controller,
+    }
+
+
+def _pool(cluster: Cluster, pool: Pool) -> dict[str, Any]:
     gpus = pool.hardware.accelerators
     facts: dict[str, Any] = {
         "slurm_parts": ["compute"],
         "common_pool": pool.name,
         "pool_hardware": pool.hardware.name,
         "pool_simulated": pool.simulated,
+        "firewall_rules": firewall.rules(cluster, ["compute"]),
     }
     if pool.stack:
         facts |= {"stack_folder": pool.stack.folder}

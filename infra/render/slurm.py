@@ -5,6 +5,7 @@ from itertools import groupby
 
 from infra.cluster import Cluster, Pool
 from infra.hardware import Accelerators, device_files
+from infra.provision.ports import SRUN_PORTS
 from infra.render import topology
 from infra.render.text import columns, fill, minutes, settings
 
@@ -27,6 +28,7 @@ def render(cluster: Cluster) -> dict[str, str]:
             tres=_tres(cluster),
             gres_types=_gres_types(cluster),
             topology=plugin,
+            srun_ports=SRUN_PORTS,
             simulated=any(pool.simulated for pool in cluster.pools),
             nodes=columns(_node(pool) for pool in cluster.pools),
             partitions=columns(_partitions(cluster)),

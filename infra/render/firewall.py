@@ -1,0 +1,41 @@
+"""What each machine's own firewall lets in: the rows of the port table that concern its parts.
+
+Sources are networks and not single machines, so that no firewall changes when a machine comes or goes; in a
+cloud, the security groups of the same table are exact as well.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Any
+
+from infra.cluster import Cluster
+from infra.provision import ports
+
+IAP = "35.235.240.0/20"  # Google's tunnel; cloud.google.com/iap/docs/using-tcp-forwarding
+
+
+def rules(cluster: Cluster, parts: Iterable[str], *, serves_files: bool = False) -> list[dict[str, Any]]:
+    """Rules of a machine with `parts`, one for each service: name, protocol, ports and sources."""
+    mine = set(parts) | ({"storage"} if serves_files else set())
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for port in ports.table(cluster):
+        if port.protocol == "icmp" or not mine & set(ports.MEMBERS.get(port.to, (port.to,))):
+            continue  # ping is always answered
+        rule = found.setdefault(
+            (port.service, port.protocol),
+            {"name": port.service, "protocol": port.protocol, "ports": [], "sources": []},
+        )
+        rule["ports"] += [port.range] if port.range not in rule["ports"] else []
+        sources = admins(cluster) if port.source == "admin" else [cluster.spec.machines.cidr]
+        rule["sources"] += [source for source in sources if source not in rule["sources"]]
+    return list(found.values())
+
+
+def admins(cluster: Cluster) -> list[str]:
+    """From where Ansible and people log in."""
+    machines = cluster.spec.machines
+    if cluster.place == "docker":  # this host, as the first address of its bridge
+        network = ipaddress.ip_network(machines.cidr)
+        return [str(network[1]), *machines.ssh_from]
+    tunnel = {"aws": [machines.cidr], "gcp": [IAP]}.get(cluster.place, [])  # aws: the bastion is inside
+    return [*machines.ssh_from, *tunnel]
