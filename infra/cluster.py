@@ -160,6 +160,10 @@ class HostFile(Facts):
     address: Address
     bmc: Text | None = Field(default=None, description="Redfish address of the system, for power and boot")
     host_key: PublicKey | None = Field(default=None, description="SSH host key: ssh-ed25519 AAAA...")
+    install: Text | None = Field(
+        default=None,
+        description="Any word, such as a date; a new one has the host boot from the network once",
+    )
 
 
 class BmcFile(Facts):
@@ -170,6 +174,9 @@ class BmcFile(Facts):
         default="SLIPWAY_BMC_PASSWORD", description="Environment variable that holds the password"
     )
     verify_tls: bool = True
+    power_off_on_remove: bool = Field(
+        default=False, description="Shut a host down when it leaves the cluster; else it stays as it is"
+    )
 
 
 class SoftwareFile(Facts):
