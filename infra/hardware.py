@@ -159,6 +159,23 @@ class Price(Sourced):
     )
 
 
+class CloudMachine(Sourced):
+    """What a cloud's machine of this type has otherwise than the vendor's."""
+
+    fabric: Literal["efa", "gvnic", "mrdma"] | None = Field(
+        default=None, description="Kind of the network interfaces that collectives run over"
+    )
+    fabric_count: PositiveInt | None = Field(default=None, description="How many of those")
+    fabric_cards: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, description="Network cards that they are on (AWS); 0 to fabric_count - 1 when missing"
+    )
+    disk: Text | None = Field(
+        default=None, description="Kind of system disk, where the cloud's usual one does not fit"
+    )
+    accelerator: Text | None = Field(default=None, description="Name in Google's TPU API: v5litepod-8")
+    runtime: Text | None = Field(default=None, description="Image of TPU machines: v2-alpha-tpuv5-lite")
+
+
 class AtLeast(Facts):
     at_least: PositiveFloat
     why: Text = Field(description="Where the threshold comes from")
@@ -207,6 +224,9 @@ class Profile(Facts):
     instances: dict[Literal["aws", "gcp", "azure"], Text] = Field(
         default={}, description="What clouds call this machine"
     )
+    cloud: dict[Literal["aws", "gcp", "azure"], CloudMachine] = Field(
+        default={}, description="What a cloud's machine has otherwise than the figures above"
+    )
     acceptance: Acceptance = Acceptance()
 
     @field_validator("sources")
@@ -232,6 +252,8 @@ def blocks(profile: Profile) -> list[tuple[tuple[str | int, ...], Sourced]]:
             found.append(((name,), value))
         elif isinstance(value, list):
             found += [((name, i), item) for i, item in enumerate(value) if isinstance(item, Sourced)]
+        elif isinstance(value, dict):
+            found += [((name, key), item) for key, item in value.items() if isinstance(item, Sourced)]
     return found
 
 
@@ -271,10 +293,25 @@ def rules(profile: Profile, stem: str) -> list[tuple[tuple[str | int, ...], str]
         wrong.append(
             (("cpu", "numa_nodes"), f"{profile.cpu.cores} cores do not divide by {profile.cpu.numa_nodes}")
         )
+    for name, cloud in profile.cloud.items():
+        wrong += [(("cloud", name, key), text) for key, text in _cloud_rules(profile, name, cloud)]
     if profile.accelerators:
         wrong += [
             (("accelerators", key), text) for key, text in _accelerator_rules(profile, profile.accelerators)
         ]
+    return wrong
+
+
+def _cloud_rules(profile: Profile, name: str, cloud: CloudMachine) -> list[tuple[str, str]]:
+    wrong = []
+    if name not in profile.instances:
+        wrong.append(("source", f"facts of a machine that instances does not name; add {name} there"))
+    if (cloud.fabric is None) != (cloud.fabric_count is None):
+        wrong.append(("fabric", "fabric and fabric_count belong together; give both or none"))
+    if cloud.fabric_cards is not None and len(cloud.fabric_cards) != cloud.fabric_count:
+        wrong.append(
+            ("fabric_cards", f"{len(cloud.fabric_cards)} cards, but fabric_count is {cloud.fabric_count}")
+        )
     return wrong
 
 
