@@ -1,4 +1,4 @@
-"""Place metal: power and boot through Redfish, against the real sushy-emulator; its graph, its file, its report."""
+"""Place metal: power and boot by Redfish, against the real sushy-emulator; its graph, file and report."""
 
 import re
 import subprocess
@@ -14,7 +14,8 @@ from infra.cluster import Cluster
 from infra.errors import Mistake
 from infra.load import load_cluster, load_profile
 from infra.paths import CHECKOUT
-from infra.provision import given, metal, redfish
+from infra.provision import given, redfish
+from infra.provision.metal_resources import Controller, server_differences
 from infra.provision.program import Inputs, program
 from tests.provision import emulator as emulators
 from tests.provision.emulator import PASSWORD, USER, Emulator, processors, server
@@ -66,7 +67,7 @@ class Applied:
     """A server under the provider, as Pulumi drives it: create, refresh, diff, update."""
 
     def __init__(self, inputs: dict[str, Any]) -> None:
-        self.provider = metal.Controller()
+        self.provider = Controller()
         self.state = self.provider.create(inputs).outs or {}
 
     def refresh(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class Applied:
 
     def apply(self, inputs: dict[str, Any]) -> list[str]:
         """The reasons for the change that was made; none: nothing was done."""
-        why = metal.reasons(self.state, inputs)
+        why = [found.text for found in server_differences(self.state, inputs)]
         assert self.provider.diff("gpu-1", self.state, inputs).changes == bool(why)
         if why:
             self.state = self.provider.update("gpu-1", self.state, inputs).outs or {}
@@ -247,7 +248,7 @@ def test_a_server_without_an_answer_keeps_its_facts_and_is_tried_again(
 
 def test_a_dead_controller_does_not_keep_a_server_in_the_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     dead = props(f"https://127.0.0.1:{emulators.free_port()}", power_off_on_remove=True)
-    metal.Controller().delete("gpu-1", dead)
+    Controller().delete("gpu-1", dead)
     assert capsys.readouterr().err == "gpu-1 leaves the cluster, but was not shut down: connection refused\n"
 
 
@@ -278,7 +279,7 @@ def test_a_pxe_start_that_is_asked_for_once_is_no_drift() -> None:
     found = redfish.facts({"PowerState": "On", "Boot": once}, [])
     assert (found["boot"], found["once"]) == ("Pxe", True)
     same = props("https://192.0.2.1")
-    assert metal.reasons({**same, "found": found, "trouble": ""}, same) == []
+    assert server_differences({**same, "found": found, "trouble": ""}, same) == []
 
 
 def test_the_report_names_who_was_silent_and_each_difference_once() -> None:
@@ -393,9 +394,9 @@ def graph(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> tuple[Mocks, dic
 def test_the_graph_is_one_resource_for_each_controller(monkeypatch: pytest.MonkeyPatch) -> None:
     mocks, exported = graph(load_cluster(EXAMPLE), monkeypatch)
     assert sorted(made.name for made in mocks.made) == [
-        "slipway-metal-controller",
-        "slipway-metal-gpu-1",
-        "slipway-metal-gpu-2",
+        "controller",
+        "gpu-1",
+        "gpu-2",
     ]
     for made in mocks.made:
         assert made.inputs["tags"]["slipway:cluster"] == "metal"
