@@ -1,8 +1,8 @@
 """A Go toolchain: the host's own, else one from the Go module proxy, unpacked into the user's cache.
 
-go.mod's `toolchain` line says which version builds a program. A `go` of 1.21 or newer on PATH fetches that one by
-itself and checks it against Go's checksum database; without one we fetch the same archive, checked against the
-digests below.
+go.mod's `toolchain` line says which version builds a program. A `go` of 1.21 or newer on PATH fetches that
+one by itself and checks it against Go's checksum database; without one we fetch the same archive, checked
+against the digests below.
 """
 
 import os
@@ -64,7 +64,7 @@ def _fetched(version: str, step: Step) -> Path:
         return folder / "bin/go"
     if name not in DIGESTS:
         raise Failure(
-            f"no Go toolchain for {name} is known here; install Go 1.21 or newer, then run the same command again"
+            f"no Go toolchain for {name} is known here: install Go 1.21 or newer, then run this again"
         )
     with only_one(str(folder)):
         if not (folder / "bin/go").exists():
@@ -86,9 +86,8 @@ def _download(name: str, archive: Path, step: Step) -> None:
             return
         except OSError as error:
             tried.append(f"{url}: {error}")
-    raise Failure(
-        f"no Go toolchain on this machine, and none could be fetched ({'; '.join(tried) or 'GOPROXY names none'})"
-    )
+    why = "; ".join(tried) or "GOPROXY names no proxy"
+    raise Failure(f"no Go 1.21 or newer on this machine, and none could be fetched: {why}")
 
 
 def proxies() -> list[str]:

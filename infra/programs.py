@@ -1,8 +1,8 @@
 """Programs that no distribution packages, built from their Go modules and kept in the user's cache.
 
-programs/<name>/go.mod and go.sum say exactly what is built: every byte is checked against Go's checksum database.
-A new version is a new number in go.mod (`go mod tidy` there writes go.sum); a new program is a folder and an entry
-of PROGRAMS.
+programs/<name>/go.mod and go.sum say exactly what is built: every byte is checked against Go's checksum
+database. A new version is a new number in go.mod (`go mod tidy` there writes go.sum); a new program is a
+folder and an entry of PROGRAMS.
 """
 
 import os
@@ -26,7 +26,7 @@ ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
 
 @dataclass(frozen=True)
 class Program:
-    """What is built from one go.mod. `packages` are main packages; the last word of each is its file's name."""
+    """What is built from one go.mod: main packages, whose last words are the names of their files."""
 
     name: str
     packages: tuple[str, ...]

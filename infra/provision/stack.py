@@ -1,0 +1,283 @@
+"""The machines of one cluster under Pulumi: preview, up, destroy, and what the state says of them.
+
+The program runs in this process (Automation API); Pulumi's command line is the engine. Everything that belongs
+to the cluster lies in build/<cluster>/: state/ (unless machines.backend names another place), pulumi/ (the stack's
+settings), secrets/pulumi-passphrase (what encrypts secrets in the state), logs/pulumi.log.
+"""
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra import image_machine, images, paths
+from infra.cluster import Cluster
+from infra.errors import Failure
+from infra.process import output
+from infra.progress import Step
+from infra.provision import cli, lock
+from infra.provision.events import Change, Report
+from infra.provision.program import Inputs, program
+from infra.provision.shape import machines
+
+PROJECT = "slipway"
+ENDING_S = 60  # for the engine of a run that was killed to finish what it was doing
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The content of machines.json: what `up` has made."""
+
+    machines: list[dict[str, Any]] = field(default_factory=list)
+    storage: dict[str, Any] = field(default_factory=dict)
+    bastion: str | None = None
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> "Outputs":
+        return cls(found.get("machines") or [], found.get("storage") or {}, found.get("bastion"))
+
+
+class Provisioner:
+    """Pulumi for one cluster. Every method raises Failure in one line; none leaves a lock behind."""
+
+    def __init__(self, cluster: Cluster, step: Step | None = None) -> None:
+        """Finds, fetches or builds Pulumi's command line, which `step` shows."""
+        self.cluster = cluster
+        self.folder = paths.build(cluster.name)
+        self._step = step or Step("machines", None)
+        self.log = self.folder / "logs" / "pulumi.log"
+
+    def preview(self, *, refresh: bool = True) -> list[Change]:
+        """What `up` would do; an empty list when everything is as the cluster file says.
+
+        `refresh`: look at what is really there; without it the state is believed.
+        """
+        with self._locked() as stack:
+            report = self._report(self._step)
+            self._run(lambda: stack.preview(refresh=refresh or None, **self._how(report)), report, stack)
+        return report.changes()
+
+    def up(self, step: Step) -> Outputs:
+        """Make the machines what the cluster file says. An interrupted run goes on where it was."""
+        self._step = step
+        if self.cluster.place == "docker":
+            images.ensure([image_machine.name(self.cluster.spec.machines.image)], step)
+        with self._locked() as stack:
+            self._forget_unfinished(stack)
+            report = self._report(step)
+            self._run(lambda: stack.up(refresh=True, **self._how(report)), report, stack)
+        changes = report.changes()
+        step.did(_said(changes), changed=bool(changes))
+        found = self.outputs()
+        assert found, "an update that has ended well has outputs"
+        return found
+
+    def destroy(self, step: Step) -> None:
+        """Remove everything that Pulumi has made for this cluster, and the stack."""
+        self._step = step
+        if not self._exists():
+            step.did("no machines", changed=False)
+            return
+        with self._locked() as stack:
+            self._forget_unfinished(stack)
+            report = self._report(step)
+            self._run(lambda: stack.destroy(refresh=True, **self._how(report)), report, stack)
+            stack.workspace.remove_stack(stack.name)
+        gone = [change.name for change in report.changes() if change.what == "machine"]
+        step.did(f"removed {' '.join(gone)}" if gone else "nothing was left", changed=True)
+
+    def outputs(self) -> Outputs | None:
+        """What the last `up` has made, from the state; None when there was none. Nothing is asked outside."""
+        if self.cluster.spec.machines.backend:
+            if not (self.folder / "pulumi" / "Pulumi.yaml").exists():
+                return None
+            with self._opened() as stack:
+                return Outputs.of(
+                    {key: value.value for key, value in stack.workspace.stack_outputs(stack.name).items()}
+                )
+        try:
+            state = json.loads(self._checkpoint().read_text())
+        except FileNotFoundError:
+            return None
+        for resource in state["checkpoint"]["latest"].get("resources") or []:
+            if resource["type"] == "pulumi:pulumi:Stack" and "machines" in resource.get("outputs", {}):
+                return Outputs.of(resource["outputs"])
+        return None
+
+    # -- the stack
+
+    def _checkpoint(self) -> Path:
+        return self.folder / "state/.pulumi/stacks" / PROJECT / f"{self.cluster.name}.json"
+
+    def _exists(self) -> bool:
+        if self.cluster.spec.machines.backend:
+            return (self.folder / "pulumi" / "Pulumi.yaml").exists()
+        return self._checkpoint().exists()
+
+    @contextmanager
+    def _locked(self) -> Iterator[Any]:
+        """The stack, while no other run works on this cluster."""
+        with lock.held(self.folder / "provision.lock", self.cluster.name), self._opened() as stack:
+            yield stack
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            from pulumi import automation as auto
+        except ModuleNotFoundError:
+            raise Failure("Pulumi's SDK is not in .venv; run: infra/bootstrap --provision") from None
+        command = auto.PulumiCommand(root=str(cli.ensure(self._step).parent), skip_version_check=True)
+        where = self.folder / "pulumi"
+        where.mkdir(parents=True, exist_ok=True)
+        backend = self.cluster.spec.machines.backend
+        if not backend:
+            (self.folder / "state").mkdir(exist_ok=True)
+        workspace = auto.LocalWorkspace(
+            work_dir=str(where),
+            pulumi_home=str(cli.home()),
+            program=program(self.cluster, self.inputs()),
+            env_vars=self._environment(),
+            pulumi_command=command,
+            project_settings=auto.ProjectSettings(
+                PROJECT, "python", backend=auto.ProjectBackend(backend or f"file://{self.folder}/state")
+            ),
+        )
+        try:
+            made = auto.Stack.select if self._exists() else auto.Stack.create_or_select
+            yield made(self.cluster.name, workspace)
+        except auto.CommandError as error:
+            raise Failure(self._why(str(error), [])) from None
+
+    def _environment(self) -> dict[str, str]:
+        found = {
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(self._passphrase()),
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
+            "PULUMI_BACKEND_URL": self.cluster.spec.machines.backend or f"file://{self.folder}/state",
+        }
+        if self.cluster.place == "docker" and "DOCKER_HOST" not in os.environ:
+            # The SDK knows nothing of the command line's contexts.
+            found["DOCKER_HOST"] = output(
+                ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
+            )
+        return found
+
+    def _passphrase(self) -> Path:
+        file = self.folder / "secrets" / "pulumi-passphrase"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+                new.write(secrets.token_urlsafe(32) + "\n")
+        return file
+
+    def inputs(self) -> Inputs:
+        """What the machines are made with: the key of Ansible, and on docker the image."""
+        key = self.folder / "secrets" / "admin"
+        if not key.exists():
+            key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            comment = f"slipway-{self.cluster.name}"
+            output(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", key])
+        image = ""
+        if self.cluster.place == "docker":
+            image = images.targets()[image_machine.name(self.cluster.spec.machines.image)].where
+        return Inputs(key.with_suffix(".pub").read_text().strip(), image)
+
+    # -- running it
+
+    def _report(self, step: Step) -> Report:
+        before = self.outputs() if not self.cluster.spec.machines.backend else None
+        known = {entry["name"]: entry for entry in before.machines} if before else {}
+        self._step = step
+        return Report(self.cluster.name, {spec.name: spec for spec in machines(self.cluster)}, known)
+
+    def _how(self, report: Report) -> dict[str, Any]:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+
+        def event(event: Any) -> None:
+            report.event(event)
+            self._step.doing(report.doing)
+
+        def line(text: str) -> None:
+            with self.log.open("a") as file:
+                file.write(text + "\n")
+
+        return {"on_event": event, "on_output": line, "on_error": line, "color": "never"}
+
+    def _run(self, run: Callable[[], Any], report: Report, stack: Any) -> None:
+        """Run it; when a killed run's lock is in the way, lift that and run it again."""
+        from pulumi.automation import CommandError, ConcurrentUpdateError
+
+        self.log.unlink(missing_ok=True)
+        try:
+            try:
+                run()
+            except ConcurrentUpdateError as error:
+                self._lift(stack, lock.holders(str(error)))
+                run()
+        except CommandError as error:
+            raise Failure(self._why(str(error), report.errors)) from None
+
+    def _lift(self, stack: Any, holders: list[lock.Holder]) -> None:
+        """Remove the lock of a run that was killed. Raises Failure when it may still run."""
+        here = [holder for holder in holders if holder.host == socket.gethostname()]
+        deadline = time.monotonic() + ENDING_S
+        while here == holders and not all(holder.dead for holder in holders) and time.monotonic() < deadline:
+            pids = ", ".join(str(holder.pid) for holder in holders)
+            self._step.doing(f"waiting for the engine of an interrupted run (pid {pids}) to end")
+            time.sleep(0.2)
+        if holders and all(holder.dead for holder in holders):
+            stack.cancel()
+            return
+        who = ", ".join(f"{h.user} (pid {h.pid} on {h.host}) since {h.since}" for h in holders) or "someone"
+        raise Failure(
+            f"the machines of {self.cluster.name} are being worked on by {who}: wait until that is done;"
+            " if that run was killed, run `pulumi cancel` in "
+            f"{self.folder / 'pulumi'}"
+        )
+
+    def _forget_unfinished(self, stack: Any) -> None:
+        """Take what a killed run had begun to make out of the state: our resources find it and go on with it."""
+        deployment = stack.export_stack()
+        pending = (deployment.deployment or {}).get("pending_operations") or []
+        if not pending:
+            return
+        if self.cluster.place in ("docker", "metal"):
+            deployment.deployment["pending_operations"] = []
+            stack.import_stack(deployment)
+
+    def _why(self, message: str, errors: list[str]) -> str:
+        """One line: the resource's own error when there is one, else what Pulumi says last."""
+        if "incorrect passphrase" in message:
+            return (
+                f"{self._passphrase()} is not the passphrase that this cluster's state was encrypted with:"
+                " put the right one there"
+            )
+        own = [text for text in errors if not text.startswith(("update failed", "preview failed"))]
+        lines = [line.strip() for line in message.splitlines() if line.strip().startswith("error:")]
+        reason = "; ".join(dict.fromkeys(own)) or (
+            lines[-1].removeprefix("error: ") if lines else message.strip()
+        )
+        return f"Pulumi: {' '.join(reason.split())}\n  log: {self.log}"
+
+
+def _said(changes: list[Change]) -> str:
+    """made c1 c2 · changed c3; `unchanged` when nothing was done."""
+    words = {
+        "make": "made",
+        "change": "changed",
+        "replace": "replaced",
+        "remove": "removed",
+        "drift": "put right",
+    }
+    parts = []
+    for kind, word in words.items():
+        names = [change.name for change in changes if change.kind == kind]
+        if names:
+            parts.append(f"{word} {' '.join(names)}" if len(names) <= 6 else f"{word} {len(names)}")
+    return " · ".join(parts) or "unchanged"
