@@ -5,6 +5,7 @@ Needs neither Pulumi nor sushy.
 
 import base64
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -173,7 +174,7 @@ def hostkeys(cluster: Cluster, *, port: int = 22) -> HostKeys:
 def _entry(host: HostFile, key: str) -> list[str]:
     """The host as the cluster file may have it."""
     found = {"address": host.address, "bmc": host.bmc, "host_key": key, "install": host.install}
-    return [f'    {name}: "{value}"' for name, value in found.items() if value is not None]
+    return [f"    {name}: {json.dumps(value)}" for name, value in found.items() if value is not None]
 
 
 def fingerprint(key: str) -> str:
