@@ -147,6 +147,10 @@ def differences(step: Any) -> list[Difference]:
     old, new = step.old, step.new
     if step.type.endswith("slipway:Machine"):
         return machine_differences(dict(old.outputs or {}), dict(new.inputs or {}))
+    if step.type.endswith("slipway:Host"):
+        from infra.provision.metal_resources import server_differences
+
+        return server_differences(dict(old.outputs or {}), dict(new.inputs or {}))
     keys = step.diffs or list(step.detailed_diff or {}) or step.keys or []
     found = []
     for key in dict.fromkeys(str(key).split(".")[0].split("[")[0] for key in keys):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.cluster import Cluster
-from infra.provision.metal_resources import Server
+from infra.provision.metal_resources import Host
 from infra.provision.program import Inputs, site_storage
 from infra.provision.shape import MachineSpec, output, tags
 
@@ -48,7 +48,7 @@ def machine(
     entry = output(spec, host.address, host.host_key or "", spec.name)
     if host.bmc is None:
         return entry
-    made = Server(
+    made = Host(
         spec.name,
         {
             "host": spec.name,

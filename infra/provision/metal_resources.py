@@ -25,7 +25,7 @@ from infra.provision.redfish import DISK, NET, Login, Trouble
 SETTINGS = ("host", "bmc", "user", "password_env", "verify_tls", "power_off_on_remove", "tags")
 
 
-class Server(Resource, module="slipway", name="Server"):  # type: ignore[call-arg]
+class Host(Resource, module="slipway", name="Host"):  # type: ignore[call-arg]
     """A server with a controller. `found`: redfish.facts; `trouble`: one line, empty when it answered."""
 
     found: pulumi.Output[dict[str, Any]]

@@ -58,6 +58,7 @@ class Provisioner:
 
         `refresh`: look at what is really there; without it the state is believed.
         """
+        self._check()
         with self._locked() as stack:
             report = self._report(self._step)
             self._run(lambda: stack.preview(refresh=refresh or None, **self._how(report)), report, stack)
@@ -66,6 +67,7 @@ class Provisioner:
     def up(self, step: Step) -> Outputs:
         """Make the machines what the cluster file says. An interrupted run goes on where it was."""
         self._step = step
+        self._check()
         if self.cluster.place == "docker":
             images.ensure([image_machine.name(self.cluster.spec.machines.image)], step)
         with self._locked() as stack:
@@ -109,6 +111,13 @@ class Provisioner:
             if resource["type"] == "pulumi:pulumi:Stack" and "machines" in resource.get("outputs", {}):
                 return Outputs.of(resource["outputs"])
         return None
+
+    def _check(self) -> None:
+        """What must be known of given hosts before anything starts. Raises Mistake."""
+        if self.cluster.place == "metal":
+            from infra.provision import given
+
+            given.check(self.cluster)
 
     # -- the stack
 
@@ -210,18 +219,24 @@ class Provisioner:
         return {"on_event": event, "on_output": line, "on_error": line, "color": "never"}
 
     def _run(self, run: Callable[[], Any], report: Report, stack: Any) -> None:
-        """Run it; when a killed run's lock is in the way, lift that and run it again."""
-        from pulumi.automation import CommandError, ConcurrentUpdateError
+        """Run it, with its output in the log. Raises Failure with the resources' own errors."""
+        from pulumi.automation import CommandError
 
         self.log.unlink(missing_ok=True)
         try:
-            try:
-                run()
-            except ConcurrentUpdateError as error:
-                self._lift(stack, lock.holders(str(error)))
-                run()
+            self._past_lock(run, stack)
         except CommandError as error:
             raise Failure(self._why(str(error), report.errors)) from None
+
+    def _past_lock(self, run: Callable[[], Any], stack: Any) -> None:
+        """Run it; when the lock of a killed run is in the way, lift that and run it again."""
+        from pulumi.automation import ConcurrentUpdateError
+
+        try:
+            run()
+        except ConcurrentUpdateError as error:
+            self._lift(stack, lock.holders(str(error)))
+            run()
 
     def _lift(self, stack: Any, holders: list[lock.Holder]) -> None:
         """Remove the lock of a run that was killed. Raises Failure when it may still run."""
@@ -242,14 +257,20 @@ class Provisioner:
         )
 
     def _forget_unfinished(self, stack: Any) -> None:
-        """Take what a killed run had begun to make out of the state: our resources find it and go on with it."""
-        deployment = stack.export_stack()
-        pending = (deployment.deployment or {}).get("pending_operations") or []
-        if not pending:
+        """Take what a killed run had begun to make out of the state: our resources find it and go on with it.
+
+        A cloud's resources have no fixed names to be found by: there Pulumi says itself what to look for.
+        """
+        if self.cluster.place not in ("docker", "metal"):
             return
-        if self.cluster.place in ("docker", "metal"):
+        if not self.cluster.spec.machines.backend and not _pending(
+            json.loads(self._checkpoint().read_text())
+        ):
+            return
+        deployment = stack.export_stack()
+        if deployment.deployment.get("pending_operations"):
             deployment.deployment["pending_operations"] = []
-            stack.import_stack(deployment)
+            self._past_lock(lambda: stack.import_stack(deployment), stack)
 
     def _why(self, message: str, errors: list[str]) -> str:
         """One line: the resource's own error when there is one, else what Pulumi says last."""
@@ -264,6 +285,11 @@ class Provisioner:
             lines[-1].removeprefix("error: ") if lines else message.strip()
         )
         return f"Pulumi: {' '.join(reason.split())}\n  log: {self.log}"
+
+
+def _pending(state: dict[str, Any]) -> list[Any]:
+    """Operations that a run had begun and not ended."""
+    return (state["checkpoint"].get("latest") or {}).get("pending_operations") or []
 
 
 def _said(changes: list[Change]) -> str:
