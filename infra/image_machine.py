@@ -26,6 +26,7 @@ def make(root: Path, image: str, inputs: str, tag: str, log: Path) -> None:
     """Build the machine image of operating system `image` as `tag`."""
     folder = root / "images/machine"
     options = [f"--dpkgopt={line}" for line in image_base.lines(root / "images/base/dpkg.cfg")]
-    options += [f"--customize-hook=copy-in {folder}/root/etc /", f"--customize-hook=chroot \"$1\" bash < {folder}/finish"]
+    options.append(f"--customize-hook=copy-in {folder}/root/etc /")
+    options.append(f'--customize-hook=chroot "$1" bash < {folder}/finish')
     settings = [f"LABEL {engine.INPUTS}={inputs}", *SETTINGS]
     image_base.unpack(SUITES[image], image_base.lines(folder / "packages"), options, settings, tag, log)

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from infra import job
 from infra.bench.figure import Figure, Result
 from infra.bench.world import World
 from infra.errors import Failure
-from infra.lab import job
 from infra.lab.trial import until
 from infra.process import output
 
@@ -198,7 +198,7 @@ def _first_step(world: World) -> Start:
 def _sbatch(world: World, *words: str) -> job.Run:
     (world.checkout / "runs").mkdir(exist_ok=True)
     answer = world.slurm("sbatch", "--parsable", SCRIPT, *words)
-    return job.Run(answer.split(";")[0], checkout=world.checkout)
+    return job.Run(answer.split(";")[0], runs=world.checkout / "runs")
 
 
 def _attempt(world: World, run: job.Run, number: int) -> dict[str, Any]:

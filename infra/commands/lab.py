@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from infra.errors import Mistake
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 File = Annotated[Path, typer.Argument(metavar="CLUSTER", help="a cluster file")]
@@ -18,14 +20,26 @@ def up(
     job: Annotated[
         str, typer.Option(help="sbatch file to prove the cluster with; empty for none")
     ] = "jobs/ddp.sbatch",
+    requeue: Annotated[bool, typer.Option(help="jobs on nodes that go are requeued, not waited for")] = False,
 ) -> None:
     """Start the cluster, check it, and prove it with a job. A second run changes nothing.
 
     Example: python -m infra up clusters/lab.yaml --job ""
     """
-    from infra.lab.up import up as bring_up
+    from infra.load import load_cluster
+    from infra.paths import CHECKOUT
 
-    bring_up(cluster, job)
+    if job and not (CHECKOUT / job).is_file():
+        raise Mistake(f"JOB={job}: no such file in the checkout; JOB= runs none")
+    found = load_cluster(cluster)
+    if found.place == "lab":
+        from infra.lab.up import up as lab_up
+
+        lab_up(found, job)
+    else:
+        from infra.site.up import up as site_up
+
+        site_up(found, job, requeue=requeue)
 
 
 @app.command()

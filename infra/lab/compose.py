@@ -56,6 +56,21 @@ class Project:
         label = f"label=com.docker.compose.project={self.name}"
         return process.output(["docker", kind, "ls", "--filter", label, "--format", "{{.Name}}"]).split()
 
+    @property
+    def login(self) -> str:
+        return "login"
+
+    @property
+    def workdir(self) -> Path:
+        """The nodes see the checkout under the path that it has here."""
+        return paths.CHECKOUT
+
+    def fetch(self, id: str) -> Path:
+        """The run folder of a job: the nodes write into the checkout itself."""
+        runs = paths.CHECKOUT / "runs"
+        runs.mkdir(exist_ok=True)
+        return runs / id
+
     def container(self, node: str) -> str:
         return f"{self.cluster}-{node}"
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from infra import verify as checks
 from infra.cluster import Cluster
 from infra.errors import Mistake
-from infra.lab import verify as checks
 from infra.lab.compose import Project
 from infra.load import load_cluster
 from infra.machine import read_machine
@@ -52,9 +52,9 @@ def env(path: Path) -> None:
 
 def verify(path: Path) -> None:
     """Run the checks of tests/nodes on the running cluster."""
-    cluster, project = _running(path)
+    cluster, _ = _running(path)
     with step("verify") as this:
-        checks.run(cluster, project, this)
+        checks.run(cluster, this)
 
 
 def _running(path: Path) -> tuple[Cluster, Project]:

@@ -7,16 +7,12 @@ second run changes nothing.
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from infra import host, images
+from infra import host, images, prove, verify
 from infra.cluster import Cluster
 from infra.errors import Failure, Mistake
-from infra.lab import job, secrets, verify
+from infra.lab import secrets
 from infra.lab.compose import Project
-from infra.load import load_cluster
-from infra.machine import read_machine
 from infra.paths import CHECKOUT
 from infra.progress import Step, console, step
 from infra.render import render, write
@@ -25,39 +21,11 @@ from infra.show import headline
 TIMEOUT_S = 240  # for all nodes to be healthy: a cold start takes 20 s here, a slow disk many times that
 
 
-@dataclass
-class Done:
-    """What has been reached for which inputs; kept in build/<cluster>/state.json."""
-
-    applied: str = ""  # hash of everything rendered and of the node image, once all nodes were healthy
-    verified: bool = False  # whether the checks have passed since a container was last started
-    submitted: str = ""  # the job that is to prove it, while it has not ended
-    proved: str = ""  # the job that has completed on this cluster; stays until its volumes go
-
-    @classmethod
-    def load(cls, project: Project) -> "Done":
-        try:
-            return cls(**json.loads((project.folder / "state.json").read_text()))
-        except (FileNotFoundError, TypeError, ValueError):
-            return cls()
-
-    def save(self, project: Project) -> None:
-        part = project.folder / ".state.json"
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        part.replace(project.folder / "state.json")
-
-
-def up(path: Path, script: str) -> None:
-    """Bring the cluster of file `path` up and run the job file `script` on it once ('' for none)."""
+def up(cluster: Cluster, script: str) -> None:
+    """Bring a lab up and run the job file `script` on it once ('' for none)."""
     begin = time.monotonic()
-    if script and not (CHECKOUT / script).is_file():
-        raise Mistake(f"JOB={script}: no such file in the checkout; JOB= runs none")
-    machine = read_machine()
-    cluster = load_cluster(path, machine=machine)
-    if cluster.place != "lab" or "slurm" not in cluster.schedulers:
-        raise Mistake(
-            f"{cluster.file}: only place: lab with Slurm can be started; make render writes its files"
-        )
+    if "slurm" not in cluster.schedulers:
+        raise Mistake(f"{cluster.file}: a lab runs Slurm; make render writes the other files")
     project = Project(cluster.name)
     if _nothing_to_do(project, cluster, script):
         console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")
@@ -72,32 +40,18 @@ def up(path: Path, script: str) -> None:
         done = _start(project, cluster, built["node"], this)
     if not done.verified:
         with step("verify") as this:
-            verify.run(cluster, project, this)
+            verify.run(cluster, this)
         done.verified = True
-        done.save(project)
+        done.save(project.folder)
     if script and not done.proved:
         with step("job") as this:
-            run = _prove(project, cluster, script, done, this)
-        _say_what_it_learned(run)
+            run = prove.prove(project, cluster.user, script, done, project.folder, this)
+        prove.say_what_it_learned(run)
         done.proved = run.id
-        done.save(project)
+        done.save(project.folder)
     console.print(
         'Next:  eval "$(make env)"     then   sbatch jobs/ddp.sbatch   squeue   sacct', markup=False
     )
-
-
-def _prove(project: Project, cluster: Cluster, script: str, done: Done, this: Step) -> job.Run:
-    """Run `script` to its end; the job of an earlier run that was interrupted is followed, not repeated."""
-    run = job.find(project, done.submitted) if done.submitted else None
-    if not run:
-        run = job.submit(project, cluster.users[0].name, Path(script))
-        done.submitted = run.id
-        done.save(project)
-    job.follow(project, run, this)
-    this.did(_trained(run, script))
-    done.submitted = ""
-    done.save(project)
-    return run
 
 
 def restart(project: Project, this: Step) -> None:
@@ -125,7 +79,7 @@ def wait_healthy(project: Project, this: Step) -> None:
 
 
 def _nothing_to_do(project: Project, cluster: Cluster, script: str) -> bool:
-    done = Done.load(project)
+    done = prove.Done.load(project.folder)
     if not done.verified or (script and not done.proved):
         return False
     if not host.ready():
@@ -137,9 +91,9 @@ def _nothing_to_do(project: Project, cluster: Cluster, script: str) -> bool:
     return bool(nodes) and all(node.health == "healthy" for node in nodes)
 
 
-def _start(project: Project, cluster: Cluster, image: str, this: Step) -> Done:
+def _start(project: Project, cluster: Cluster, image: str, this: Step) -> prove.Done:
     this.doing("writing its configuration")
-    done = Done.load(project)
+    done = prove.Done.load(project.folder)
     applied = _digest(cluster, image)
     write(render(cluster), project.folder)
     fresh = secrets.ensure(cluster.name)
@@ -160,7 +114,7 @@ def _start(project: Project, cluster: Cluster, image: str, this: Step) -> Done:
     started = [name for name in after if after[name] != before.get(name)]
     done.verified = done.verified and done.applied == applied and not started
     done.applied = applied
-    done.save(project)
+    done.save(project.folder)
     this.did(" · ".join(started) if started else "configuration applied, no container restarted")
     return done
 
@@ -196,37 +150,3 @@ def _stacks(cluster: Cluster) -> list[str]:
 def _digest(cluster: Cluster, image: str) -> str:
     content = json.dumps([render(cluster), image], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def _trained(run: job.Run, script: str) -> str:
-    summary = run.summary
-    if not summary.get("bits_per_byte"):
-        return f"{Path(script).stem}  job {run.id} completed"
-    nodes = len(set(summary["hosts"]))
-    got = summary["bits_per_byte"]["validation"]
-    return (
-        f"{Path(script).stem}  {nodes} nodes x {summary['world_size'] // nodes} rank"
-        f"   step {summary['step']}/{summary['steps']}   {got:.2f} bits/byte"
-    )
-
-
-def _say_what_it_learned(run: job.Run) -> None:
-    bits = run.summary.get("bits_per_byte")
-    if not bits:
-        return
-    got, bigram = bits["validation"], bits["bigram"]
-    if got >= bigram:
-        raise Failure(
-            f"job {run.id} completed but did not learn: {got:.2f} bits per byte on validation,"
-            f" a bigram model has {bigram:.2f}\n  log: {run.output}"
-        )
-    console.print(
-        f"Trained. {got:.2f} bits per byte on validation; a bigram model has {bigram:.2f}, so it learned."
-    )
-    seconds = job.since_start(run)
-    first = f"From nothing to the first training step: {_minutes(seconds)}. " if seconds else ""
-    console.print(f"{first}Report: runs/{run.id}/report.html")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s" if seconds >= 60 else f"{seconds:.0f} s"

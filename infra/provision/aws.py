@@ -94,6 +94,7 @@ def machine(
         arch=spec.hardware.architecture,
         disk_gib=spec.system_disk_gib,
         tags=tags,
+        trigger=[spec.image, aws_instance.fabric_cards(spec.hardware)],
         instance_type=spec.hardware.instances["aws"],
         user_data=pulumi.Output.secret(data),
         **where,
@@ -125,6 +126,7 @@ def _bastion(cluster: Cluster, network: Network, inputs: Inputs) -> dict[str, An
         disk_gib=BASTION_DISK_GIB,
         tags=shape.tags(cluster)
         | {"Name": shape.resource_name(cluster, "bastion"), "slipway:group": "bastion"},
+        trigger=[cluster.spec.machines.image],
         instance_type=BASTION_TYPE,
         subnet_id=subnet.id,
         associate_public_ip_address=public,

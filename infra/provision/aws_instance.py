@@ -36,6 +36,7 @@ def build(
     arch: str,
     disk_gib: int,
     tags: dict[str, str],
+    trigger: list[Any],
     **more: Any,
 ) -> aws.ec2.Instance:
     """What every machine here has: an encrypted disk, and a metadata service that takes only its own requests."""
@@ -60,9 +61,9 @@ def build(
         opts=pulumi.ResourceOptions(
             depends_on=network.after,
             # Debian publishes a new image every few weeks: no reason to replace a running machine. Another
-            # `image` in the cluster file is one.
-            ignore_changes=["ami", "userData"],
-            replacement_trigger=image,
+            # `image` in the cluster file is one, and so are other interfaces.
+            ignore_changes=["ami", "userData", "launchTemplate"],
+            replacement_trigger=trigger,
         ),
         **more,
     )

@@ -54,7 +54,7 @@ def zones(cluster: Cluster) -> list[str]:
 
 def domain(cluster: Cluster) -> str:
     """Where host names resolve; machines look there for short ones."""
-    return f"{cluster.name}.internal"
+    return f"{cluster.name}.slipway.internal"
 
 
 def build(cluster: Cluster) -> Network:

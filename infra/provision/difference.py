@@ -29,7 +29,8 @@ _MACHINE: dict[str, tuple[str, bool]] = {
     "labels": ("labels", False),
     "environment": ("environment", False),
     "network_id": ("its network", False),
-    "network": ("network", True),
+    "network": ("network", False),
+    "connected": ("network", True),
     "cpuset": ("cores", True),
     "memory_mib": ("memory", True),
     "authorized_key": ("authorised key", True),
@@ -73,8 +74,8 @@ def _text(key: str, word: str, old: Any, new: Any) -> str:
         return f"does not run ({old}): is started again"
     if key == "network_id":
         return "its network is made anew"
-    if key == "network":
-        return f"was disconnected from {new}" if not old else f"network {old} -> {new}"
+    if key == "connected":
+        return "was disconnected from its network"
     if key == "authorized_key":
         return "authorised key changed"
     if key == "image":

@@ -70,6 +70,7 @@ def machine(
             "authorized_key": inputs.authorized_key,
             "network": network.name,
             "network_id": network.resource.id,
+            "connected": True,
             "mounts": mounts(cluster, spec, storage),
             "tmpfs": TMPFS,
             "privileged": True,

@@ -147,7 +147,7 @@ class MachineProvider(Provider):
             found = None
         if found:  # of a run that was cut short, before Pulumi knew of it
             _need_ours(found["Config"]["Labels"], f"container {name}", props)
-            if machine_differences(_machine(found, props) | {"state": "running"}, props):
+            if machine_differences({**props, **_machine(found, props), "state": "running"}, props):
                 engine().remove_container(name, force=True, v=True)
                 found = None
         if not found:
@@ -181,7 +181,7 @@ class MachineProvider(Provider):
             limits["cpuset_cpus"] = news["cpuset"]
         if limits:
             api.update_container(_id, **limits)
-        if "network" in changed:
+        if "connected" in changed:
             endpoint = {"ipv4_address": olds["address"]} if olds.get("address") else {}
             api.connect_container_to_network(_id, news["network"], aliases=[news["hostname"]], **endpoint)
         return UpdateResult({**_start(news)})
@@ -378,7 +378,7 @@ def _machine(found: Facts, props: Facts) -> Facts:
         "privileged": host["Privileged"],
         "labels": _own(config["Labels"] or {}, image["labels"], props["labels"]),
         "environment": _own(_variables(config["Env"]), image["environment"], props["environment"]),
-        "network": props["network"] if props["network"] in networks else "",
+        "connected": props["network"] in networks,
         "network_id": _network_id(networks, props),
         "address": _address(found) or props.get("address") or "",
         "container_id": found["Id"],

@@ -73,7 +73,7 @@ def build(cluster: Cluster) -> Network:
     zone = gcp.dns.ManagedZone(
         name("zone"),
         name=name("zone"),
-        dns_name=f"{cluster.name}.internal.",
+        dns_name=f"{cluster.name}.slipway.internal.",
         description=f"Machines of {cluster.name}",
         visibility="private",
         private_visibility_config=gcp.dns.ManagedZonePrivateVisibilityConfigArgs(
@@ -89,7 +89,7 @@ def build(cluster: Cluster) -> Network:
         description="Has no role: machines call no service of Google",
     )
     rules = _firewall(cluster, vpc)
-    return Network(vpc, edge, subnet, zone, f"{cluster.name}.internal", account, [nat, *rules])
+    return Network(vpc, edge, subnet, zone, f"{cluster.name}.slipway.internal", account, [nat, *rules])
 
 
 def account_id(cluster: Cluster) -> str:

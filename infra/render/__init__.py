@@ -10,9 +10,9 @@ from infra.cluster import Cluster
 
 def render(cluster: Cluster) -> dict[str, str]:
     """Every file of `cluster`, by its path below build/<cluster>/."""
-    from infra.render import ansible, compose, kubernetes, nodes, slurm
+    from infra.render import ansible, compose, kubernetes, nodes, prometheus, slurm
 
-    files = nodes.render(cluster) | ansible.render(cluster)
+    files = nodes.render(cluster) | ansible.render(cluster) | prometheus.render(cluster)
     if "slurm" in cluster.schedulers:
         files |= slurm.render(cluster)
     if "kubernetes" in cluster.schedulers:

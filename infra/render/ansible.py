@@ -20,9 +20,13 @@ def render(cluster: Cluster) -> dict[str, str]:
     for pool in cluster.pools:
         files[f"group_vars/{_group(pool)}"] = _pool(cluster, pool)
     for host, parts in shape.parts(cluster).items():
+        serves = host == ports.file_server(cluster)
         files[f"host_vars/{host}"] = {
             "slurm_parts": list(parts),
-            "firewall_rules": firewall.rules(cluster, parts, serves_files=host == ports.file_server(cluster)),
+            "firewall_rules": firewall.rules(cluster, parts, serves_files=serves),
+            # homes are on the disk that all share: one machine makes them
+            "users_make_homes": host == (ports.file_server(cluster) or cluster.spec.services.controller),
+            **(_people_log_in(cluster) if "login" in parts else {}),
         }
     return {
         f"ansible/{name}.yaml": f"---\n# {origin(cluster)}\n{yaml(values)}" for name, values in files.items()
@@ -63,6 +67,7 @@ def _inventory(cluster: Cluster) -> dict[str, Any]:
 
 
 def _everywhere(cluster: Cluster) -> dict[str, Any]:
+    services = cluster.spec.services
     return {
         "cluster_name": cluster.name,
         "cluster_place": cluster.place,
@@ -70,10 +75,15 @@ def _everywhere(cluster: Cluster) -> dict[str, Any]:
         "common_build": BUILD,
         "munge_build": BUILD,
         "slurm_build": BUILD,
-        "slurm_controller": cluster.spec.services.controller,
+        "slurm_controller": services.controller,
+        # a database beside slurmdbd is reached by its socket only
+        "slurm_database_bind_address": "127.0.0.1" if services.database == services.accounting else "*",
         "slurm_suite": cluster.spec.software.slurm_suite or "",
         "machine_container": cluster.place in ("lab", "docker"),
-        "machine_admin": cluster.spec.machines.admin,
+        "ssh_admin": cluster.spec.machines.admin,
+        "firewall_metadata": cluster.place in ("aws", "gcp"),
+        "prometheus_build": BUILD,
+        "prometheus_address": ":9090",  # the firewall says to whom
         **_storage(cluster),
         **_users(cluster),
     }
@@ -94,7 +104,8 @@ def _users(cluster: Cluster) -> dict[str, Any]:
     people = [
         {
             "name": user.name,
-            **({"uid": user.uid, "gid": user.gid} if user.uid is not None else {}),
+            "uid": user.uid,
+            "gid": user.gid,
             "accounts": list(user.accounts),
             "keys": list(user.keys),
         }
@@ -103,9 +114,12 @@ def _users(cluster: Cluster) -> dict[str, Any]:
     return {
         "users_people": people,
         "users_home": f"{cluster.spec.storage.path}/home",
-        # homes are on a disk that all share: one machine makes them
-        "users_home_maker": cluster.spec.services.controller,
     }
+
+
+def _people_log_in(cluster: Cluster) -> dict[str, Any]:
+    names = [user.name for user in cluster.users if user.keys]
+    return {"users_login": bool(names), "ssh_users": names}
 
 
 def _pool(cluster: Cluster, pool: Pool) -> dict[str, Any]:
@@ -120,5 +134,13 @@ def _pool(cluster: Cluster, pool: Pool) -> dict[str, Any]:
     if pool.stack:
         facts |= {"stack_folder": pool.stack.folder}
     if gpus and gpus.driver and not pool.simulated:
-        facts |= {"driver_vendor": gpus.vendor, "driver_version": gpus.driver}
+        facts |= {
+            "driver_vendor": gpus.vendor,
+            "driver_version": gpus.driver,
+            "nvidia_driver_oldest": (pool.stack.file.min_driver or "") if pool.stack else "",
+            # an NVSwitch board, whose switches a service of NVIDIA's sets up
+            "nvidia_driver_fabric_manager": bool(
+                gpus.link and gpus.link.kind == "nvlink" and gpus.count == 8
+            ),
+        }
     return facts

@@ -16,7 +16,8 @@ def render(cluster: Cluster) -> dict[str, str]:
     for pool in cluster.pools:
         files[f"nodes/{pool.name}.json"] = json.dumps(facts(cluster, pool), indent=2) + "\n"
         files[f"nodes/{pool.name}.tmpfiles"] = _tmpfiles(cluster, pool)
-    files["sysusers.conf"] = _sysusers(cluster)
+    if cluster.place == "lab":
+        files["sysusers.conf"] = _sysusers(cluster)
     return files
 
 
@@ -60,9 +61,7 @@ def _tmpfiles(cluster: Cluster, pool: Pool) -> str:
 
 
 def _sysusers(cluster: Cluster) -> str:
-    about = (
-        "with the ids of the person at this machine" if cluster.place == "lab" else "that no directory knows"
-    )
+    about = "with the ids of the person at this machine"
     lines = [f"# Users of {cluster.name}, {about}", f"# {origin(cluster)}"]
     for user in cluster.users:
         if user.uid is not None:

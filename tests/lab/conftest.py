@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.lab import job, trial
+from infra import job
+from infra.lab import trial
 from infra.lab.compose import Project
 from infra.lab.trial import until as until  # tests take it from here
 from infra.paths import CHECKOUT

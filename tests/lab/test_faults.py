@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from infra import job
 from infra.errors import Failure
-from infra.lab import job
 from tests.lab.conftest import Lab, until
 
 STEPS = 120

@@ -14,16 +14,18 @@ from testinfra.host import Host
 from infra.cluster import Cluster
 from infra.load import load_cluster
 from infra.machine import read_machine
+from infra.paths import build
+from infra.provision.shape import parts
 
-SERVICES = ("db", "slurmdbd", "slurmctld", "login")
+PARTS = ("db", "slurmdbd", "slurmctld", "login", "compute")
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node and what it is: db, slurmdbd, slurmctld, login or compute."""
+    """One node and what it is: some of db, slurmdbd, slurmctld, login and compute."""
 
     name: str
-    role: str
+    parts: tuple[str, ...]
     pool: str
     host: Host
 
@@ -37,27 +39,36 @@ def _cluster(path: str) -> Cluster:
     return load_cluster(Path(path), machine=read_machine())
 
 
+def connect(cluster: Cluster, name: str) -> Host:
+    """A node of the lab is a container; a machine is reached by SSH, as its admin, who becomes root."""
+    if cluster.place == "lab":
+        return testinfra.get_host(f"docker://{cluster.name}-{name}")
+    config = build(cluster.name) / "ssh" / "config"
+    return testinfra.get_host(f"ssh://{name}", ssh_config=str(config), sudo=True)
+
+
 def _nodes(cluster: Cluster) -> list[Node]:
-    named = [(name, name, "") for name in SERVICES]
-    named += [(name, "compute", pool.name) for pool in cluster.pools for name in pool.nodes]
-    return [
-        Node(name, role, pool, testinfra.get_host(f"docker://{cluster.name}-{name}"))
-        for name, role, pool in named
-    ]
+    named = [(name, held, "") for name, held in parts(cluster).items()]
+    named += [(name, ("compute",), pool.name) for pool in cluster.pools for name in pool.nodes]
+    return [Node(name, held, pool, connect(cluster, name)) for name, held, pool in named]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`node`: every node; `slurm_node`: where munge runs; `user_node`: where users work; `compute`."""
     roles = {
-        "node": {*SERVICES, "compute"},
+        "node": {*PARTS},
         "slurm_node": {"slurmdbd", "slurmctld", "login", "compute"},
         "user_node": {"login", "compute"},
         "compute": {"compute"},
+        "machine": {*PARTS},
     }
     wanted = set(roles) & set(metafunc.fixturenames)
-    nodes = _nodes(_cluster(metafunc.config.getoption("--cluster"))) if wanted else []
+    cluster = _cluster(metafunc.config.getoption("--cluster"))
+    nodes = _nodes(cluster) if wanted else []
     for fixture in wanted:
-        chosen = [node for node in nodes if node.role in roles[fixture]]
+        chosen = [node for node in nodes if roles[fixture] & set(node.parts)]
+        if fixture == "machine" and cluster.place == "lab":
+            chosen = []  # what holds for machines that Ansible configured, beyond the lab's containers
         metafunc.parametrize(fixture, chosen, ids=[node.name for node in chosen])
 
 

@@ -1,19 +1,36 @@
-"""Submit a job to the running cluster as its user would, and follow it to its end."""
+"""Submit a job to a running cluster as its user would, and follow it to its end."""
 
 import json
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from infra.errors import Failure
-from infra.lab.compose import Project
 from infra.paths import CHECKOUT
 from infra.progress import Step
 
 # States in which a job still has something to do (squeue(1), JOB STATE CODES).
 UNFINISHED = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED"}
+
+
+class Nodes(Protocol):
+    """The machines that jobs run on: the lab's containers, or a site's."""
+
+    @property
+    def login(self) -> str:
+        """The machine to submit from."""
+
+    @property
+    def workdir(self) -> Path:
+        """Where the checkout is, on the machines."""
+
+    def run(self, node: str, *words: str, user: str = "root", cwd: Path | None = None) -> str:
+        """What `words` print on `node`. Raises Failure with the last line of error."""
+
+    def fetch(self, id: str) -> Path:
+        """The run folder of job `id` on this machine, with what the job has written by now."""
 
 
 @dataclass
@@ -25,11 +42,11 @@ class Run:
     reason: str = ""
     output: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
-    checkout: Path = CHECKOUT  # the one that it was submitted from
+    runs: Path = CHECKOUT / "runs"  # of the checkout that it was submitted from
 
     @property
     def folder(self) -> Path:
-        return self.checkout / "runs" / self.id
+        return self.runs / self.id
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every training step so far; a line that is being written is left for the next look."""
@@ -47,24 +64,27 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def submit(project: Project, user: str, script: Path, *words: str) -> Run:
+def submit(nodes: Nodes, user: str, script: Path, *words: str) -> Run:
     """`sbatch SCRIPT WORDS` on the login node, from the checkout. Raises Failure with Slurm's reason."""
-    (CHECKOUT / "runs").mkdir(exist_ok=True)
-    answer = project.run("login", "sbatch", "--parsable", str(script), *words, user=user, cwd=CHECKOUT)
-    return Run(answer.split(";")[0])
+    answer = nodes.run(nodes.login, "sbatch", "--parsable", str(script), *words, user=user, cwd=nodes.workdir)
+    return _run(nodes, answer.split(";")[0])
 
 
-def find(project: Project, id: str) -> Run | None:
+def _run(nodes: Nodes, id: str) -> Run:
+    return Run(id, runs=nodes.fetch(id).parent)
+
+
+def find(nodes: Nodes, id: str) -> Run | None:
     """The job `id` when Slurm still knows it and it may yet complete, or has."""
-    run = Run(id)
+    run = _run(nodes, id)
     try:
-        refresh(project, run)
+        refresh(nodes, run)
     except Failure:  # none, or forgotten since
         return None
     return run if run.state in UNFINISHED | {"COMPLETED"} else None
 
 
-def follow(project: Project, run: Run, step: Step | None = None, *, timeout_s: float = 1800) -> Run:
+def follow(nodes: Nodes, run: Run, step: Step | None = None, *, timeout_s: float = 1800) -> Run:
     """Wait for the end of a job and show its steps meanwhile. Raises Failure when it did not complete.
 
     The run folder is read often, because that costs nothing; the scheduler is asked every few seconds.
@@ -75,7 +95,7 @@ def follow(project: Project, run: Run, step: Step | None = None, *, timeout_s: f
         written = (run.folder / "summary.json").exists()
         if time.monotonic() - asked > (0.5 if written else 3):
             asked = time.monotonic()
-            refresh(project, run)
+            refresh(nodes, run)
             if run.state not in UNFINISHED:
                 break
         if step:
@@ -90,10 +110,11 @@ def follow(project: Project, run: Run, step: Step | None = None, *, timeout_s: f
     return run
 
 
-def refresh(project: Project, run: Run) -> None:
+def refresh(nodes: Nodes, run: Run) -> None:
     """Ask the scheduler for the job's state, reason and output file."""
-    text = project.run("login", "scontrol", "--oneliner", "show", "job", run.id)
+    text = nodes.run(nodes.login, "scontrol", "--oneliner", "show", "job", run.id)
     facts = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    nodes.fetch(run.id)
     run.state, run.reason, run.output = facts["JobState"], facts["Reason"], facts.get("StdOut", "")
 
 

@@ -6,15 +6,14 @@ from xml.etree import ElementTree
 
 from infra.cluster import Cluster
 from infra.errors import Failure
-from infra.lab.compose import Project
-from infra.paths import CHECKOUT
+from infra.paths import CHECKOUT, build
 from infra.progress import Step
 
 
-def run(cluster: Cluster, project: Project, step: Step) -> None:
+def run(cluster: Cluster, step: Step) -> None:
     """Raises Failure with the first check that failed, and the log that holds all of them."""
     step.doing("services, versions, permissions, ports, time")
-    logs = project.folder / "logs"
+    logs = build(cluster.name) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log, report = logs / "verify.log", logs / "verify.xml"
     words = [
@@ -43,4 +42,4 @@ def run(cluster: Cluster, project: Project, step: Step) -> None:
     if done.returncode or failed or broken:
         names = [name for name in failed + broken if name]
         raise Failure(f"{len(names)} of {suite.get('tests')} checks failed, first {names[:1]}\n  log: {log}")
-    step.did(f"{suite.get('tests')} checks on {len(project.containers())} nodes")
+    step.did(f"{suite.get('tests')} checks on {len(cluster.service_hosts) + len(cluster.nodes)} nodes")

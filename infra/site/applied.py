@@ -1,0 +1,49 @@
+"""What was last applied to the machines, so that a later difference can be told: drift, or a change of ours."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from infra.paths import CHECKOUT
+from infra.render import render
+from infra.site.site import Site
+
+
+def wanted(site: Site) -> dict[str, str]:
+    """Digest of every rendered file, and of the roles and programs that are copied to machines."""
+    found = {name: _digest(text) for name, text in render(site.cluster).items()}
+    for folder in ("ansible", "slurm"):
+        for path in sorted((CHECKOUT / folder).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc":
+                found[str(path.relative_to(CHECKOUT))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@dataclass(frozen=True)
+class Applied:
+    """`files`: digests at the last complete run; `current`: whether they are those of today."""
+
+    files: dict[str, str]
+    current: bool
+
+    @classmethod
+    def load(cls, site: Site) -> "Applied":
+        try:
+            files = json.loads((site.folder / "applied.json").read_text())
+        except (FileNotFoundError, ValueError):
+            files = {}
+        return cls(files, files == wanted(site))
+
+    def differs(self, before: str) -> bool:
+        """Whether a file's content on a machine is none that we ever applied last."""
+        return bool(self.files) and _digest(before) not in self.files.values()
+
+
+def save(site: Site) -> None:
+    part = site.folder / ".applied.json"
+    part.write_text(json.dumps(wanted(site), indent=2) + "\n")
+    part.replace(site.folder / "applied.json")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,201 @@
+"""Running Ansible on the machines, and reading what it says while it says it.
+
+Its callback `ansible.posix.jsonl` gives one event a line; from these come the progress, the log that people read,
+and for every machine what was changed, or what would be.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.errors import Failure
+from infra.paths import CHECKOUT
+from infra.progress import Step
+from infra.site.site import Site
+
+FORKS = 50  # machines that are worked on at the same time
+RESULTS = {
+    "v2_runner_on_ok": "ok",
+    "v2_runner_on_failed": "failed",
+    "v2_runner_on_unreachable": "unreachable",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one task said about one machine: changed, failed or unreachable; the rest is not kept."""
+
+    host: str
+    task: str  # "role : task" as Ansible names it
+    state: str
+    message: str
+    diffs: tuple[tuple[str, str, str], ...] = ()  # (what, before, after)
+
+
+@dataclass
+class Played:
+    """The outcome of a playbook."""
+
+    results: list[Result] = field(default_factory=list)
+    tasks: int = 0
+    hosts: set[str] = field(default_factory=set)
+
+    def of(self, state: str) -> list[Result]:
+        return [result for result in self.results if result.state == state]
+
+    @property
+    def changed(self) -> list[Result]:
+        return self.of("changed")
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Machines that are not configured, each with the first reason."""
+        reasons: dict[str, str] = {}
+        for result in self.results:
+            if result.state == "unreachable":
+                reasons.setdefault(result.host, f"unreachable: {result.message}")
+            elif result.state == "failed":
+                reasons.setdefault(result.host, f"{result.task}: {result.message}")
+        return reasons
+
+
+def play(
+    site: Site,
+    step: Step | None = None,
+    *,
+    book: str = "site.yml",
+    check: bool = False,
+    limit: list[str] | None = None,
+    tags: list[str] | None = None,
+    variables: dict[str, Any] | None = None,
+) -> Played:
+    """Run a playbook of ansible/ on the machines. `check`: only say what it would change.
+
+    A machine that fails does not stop the others: it is in `Played.broken`. Raises Failure when Ansible itself
+    could not run.
+    """
+    words: list[str | Path] = [
+        Path(sys.executable).with_name("ansible-playbook"),
+        *("--inventory", site.folder / "ansible" / "inventory.yaml"),
+        *("--forks", str(FORKS)),
+        *(["--check", "--diff"] if check else []),
+        *(["--limit", ",".join(limit)] if limit is not None else []),
+        *(["--tags", ",".join(tags)] if tags else []),
+        *(["--extra-vars", json.dumps(variables)] if variables else []),
+        CHECKOUT / "ansible" / book,
+    ]
+    log = site.folder / "logs" / ("ansible-check.log" if check else "ansible.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        cwd=CHECKOUT / "ansible",
+        env=environment(site),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stderr
+    played = Played()
+    other: list[str] = []
+    try:
+        with log.open("w") as file:
+            for event in _events(process.stdout, other):
+                text = _take(event, played, step)
+                if text:
+                    file.write(text + "\n")
+                    file.flush()
+        error = process.stderr.read()
+    finally:
+        process.terminate()
+        status = process.wait()
+    if status not in (0, 2, 4) or (status and not played.broken):
+        said = [line for line in [*error.splitlines(), *other] if line.strip()]
+        first = next((line for line in said if "ERROR" in line), said[-1] if said else f"status {status}")
+        raise Failure(f"ansible-playbook: {first.strip()}\n  log: {log}")
+    return played
+
+
+def environment(site: Site) -> dict[str, str]:
+    return {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(CHECKOUT / "ansible" / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
+        "ANSIBLE_SSH_ARGS": f"-F {site.ssh_config}",
+        "ANSIBLE_NOCOLOR": "1",
+    }
+
+
+def _events(lines: Any, other: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            other.append(line)
+            continue
+        yield event
+
+
+def _take(event: dict[str, Any], played: Played, step: Step | None) -> str:
+    """Note an event; returns its line for the log, empty for none."""
+    kind = event["_event"]
+    task = event.get("task", {}).get("name", "")
+    if kind in ("v2_playbook_on_task_start", "v2_playbook_on_handler_task_start"):
+        played.tasks += 1
+        if step:
+            step.doing(task)
+        return ""
+    if kind == "v2_playbook_on_play_start":
+        return f"== {event['play']['name']}"
+    if kind not in RESULTS:
+        return ""
+    lines = []
+    for host, result in event["hosts"].items():
+        played.hosts.add(host)
+        state = RESULTS[kind]
+        if state == "ok" and result.get("changed"):
+            state = "changed"
+        elif state == "failed" and result.get("ignore_errors"):
+            continue
+        message = _message(result) if state in ("failed", "unreachable") else ""
+        if state != "ok":
+            played.results.append(Result(host, task, state, message, tuple(_diffs(result))))
+            lines.append(f"{event['_timestamp'][11:19]} {state:<11} {host:<16} {task}  {message}".rstrip())
+            lines += [f"    {what}" for what, _, _ in _diffs(result)]
+    return "\n".join(lines)
+
+
+def _message(result: dict[str, Any]) -> str:
+    """One line that says why: the failed item's where a loop failed."""
+    failed = [item for item in result.get("results", []) if item.get("failed")]
+    text = str((failed[0] if failed else result).get("msg", "no message"))
+    stderr = str((failed[0] if failed else result).get("stderr", "")).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0] if lines else "no message"
+    if stderr and ("non-zero return code" in first or first == "no message"):
+        first = stderr.splitlines()[-1].strip()
+    return first
+
+
+def _diffs(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What the task changed: (path or kind, before, after), of every item that changed."""
+    for item in result.get("results") or [result]:
+        if not item.get("changed"):
+            continue
+        found = item.get("diff") or []
+        for diff in found if isinstance(found, list) else [found]:
+            name = diff.get("after_header") or diff.get("before_header") or ""
+            before, after = diff.get("before", ""), diff.get("after", "")
+            if diff.get("prepared"):
+                after = diff["prepared"]
+            if before != after:
+                yield str(name), _text(before), _text(after)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,68 @@
+"""Taking nodes out of service before their machines go: drained, then waited for until no job is on them."""
+
+import time
+
+from infra import hostlist
+from infra.errors import Failure
+from infra.progress import Step
+from infra.site.site import Site
+
+REASON = "slipway: leaves the cluster"
+ASK_S = 1.0
+WAIT_S = 24 * 3600  # the longest that jobs may take to end by themselves
+
+
+def leaving(site: Site) -> list[str]:
+    """Compute nodes that have machines and are not in the cluster file any more."""
+    if not site.file.is_file():
+        return []
+    there = [machine.name for machine in site.machines if "compute" in machine.parts]
+    return [name for name in there if name not in set(site.cluster.nodes)]
+
+
+def drain(site: Site, nodes: list[str], step: Step, *, requeue: bool, reason: str = REASON) -> int:
+    """Let no new job onto `nodes` and wait for those that run there; `requeue` puts them back into the queue.
+
+    Returns how many jobs were requeued. Nodes that Slurm does not know, or has lost, have no jobs.
+    """
+    known = states(site)
+    there = [node for node in nodes if node in known]
+    if not there:
+        return 0
+    hosts = hostlist.compress(there)
+    control(site, "update", f"NodeName={hosts}", "State=DRAIN", f"Reason={reason}")
+    moved = 0
+    begin = time.monotonic()
+    while True:
+        jobs = site.run(
+            site.controller, "squeue", "-h", "-w", hosts, "-t", "R,CG,S,CF", "-o", "%A %t"
+        ).splitlines()
+        running = [line.split()[0] for line in jobs if line.split()[1] != "CG"]
+        if not jobs:
+            return moved
+        if requeue and running:
+            control(site, "requeue", ",".join(running))
+            moved += len(running)
+        step.doing(
+            f"{hosts}: waiting for {'jobs' if len(jobs) > 1 else 'job'} {', '.join(running) or 'to end'}"
+        )
+        if time.monotonic() - begin > WAIT_S:
+            raise Failure(f"jobs {', '.join(running)} still run on {hosts}; requeue them: REQUEUE=1")
+        time.sleep(ASK_S)
+
+
+def resume(site: Site, nodes: list[str]) -> None:
+    """Give nodes that we drained back to the scheduler; others' reasons stay."""
+    ours = [node for node in nodes if states(site).get(node, "").startswith("DRAIN")]
+    if ours:
+        control(site, "update", f"NodeName={hostlist.compress(ours)}", "State=RESUME")
+
+
+def states(site: Site) -> dict[str, str]:
+    """Every node that slurmctld knows with its state, in capitals."""
+    lines = site.run(site.controller, "sinfo", "-h", "-N", "-o", "%N %T").splitlines()
+    return {line.split()[0]: line.split()[1].upper() for line in lines}
+
+
+def control(site: Site, *words: str) -> str:
+    return site.run(site.controller, "scontrol", *words)

@@ -1,0 +1,68 @@
+"""How the machines are reached: a key of the cluster's own, and host keys known before the first connection."""
+
+from pathlib import Path
+
+from infra import paths
+from infra.process import output
+from infra.site.site import Site
+
+CONFIG = """\
+# Written by cluster-up from machines.json. Use it: ssh -F {path} <machine>
+Host *
+  User {admin}
+  IdentityFile {key}
+  IdentitiesOnly yes
+  UserKnownHostsFile {known}
+  StrictHostKeyChecking yes
+  UpdateHostKeys no
+  PasswordAuthentication no
+  ConnectTimeout 10
+  ServerAliveInterval 15
+  ControlMaster auto
+  ControlPath {control}/%C
+  ControlPersist 60
+"""
+
+
+def ensure_key(folder: Path) -> Path:
+    """Ansible's key pair, `admin` and `admin.pub`, made when missing, for the owner's eyes only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    key = folder / "admin"
+    if not key.is_file() or not key.with_suffix(".pub").is_file():
+        key.unlink(missing_ok=True)
+        output(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "slipway", "-f", key])
+    return key
+
+
+def write(site: Site) -> None:
+    """ssh/config and ssh/known_hosts of the machines that there are now; those that went are not in them."""
+    folder = site.ssh_config.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    control = paths.cache() / "ssh"  # short: a socket's path has 108 bytes
+    control.mkdir(parents=True, exist_ok=True)
+    control.chmod(0o700)
+    bastion = site.outputs.get("bastion")
+    hosts = [f"Host {m.name}\n  HostName {m.address}\n" for m in site.machines]
+    general = CONFIG.format(
+        path=site.ssh_config,
+        admin=site.cluster.spec.machines.admin,
+        key=site.folder / "secrets" / "admin",
+        known=folder / "known_hosts",
+        control=control,
+    )
+    if bastion:
+        general += f"  ProxyJump {site.cluster.spec.machines.admin}@{bastion}\n"
+    # ssh takes the first value that it finds, so that a machine's own lines come first
+    put(site.ssh_config, "".join(hosts) + general)
+    known = [f"{m.name},{m.address} {m.host_key}\n" for m in site.machines if m.host_key]
+    put(folder / "known_hosts", "".join(known))
+
+
+def put(path: Path, text: str) -> bool:
+    """Make `path` hold `text`; whether it did not."""
+    if path.is_file() and path.read_text() == text:
+        return False
+    path.write_text(text)
+    path.chmod(0o600)
+    return True

@@ -1,0 +1,194 @@
+"""`make cluster-up` for machines: Pulumi makes them, Ansible configures them, a job proves them.
+
+Every phase looks first and does only what is missing. A run that was interrupted goes on where it was.
+"""
+
+import importlib.util
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from infra import host, hostlist, images, prove, verify
+from infra.cluster import Cluster
+from infra.errors import Failure, Mistake
+from infra.image_machine import name as machine_image
+from infra.lab import secrets
+from infra.paths import CHECKOUT, build
+from infra.process import logged
+from infra.progress import Step, console, step
+from infra.provision import lock
+from infra.render import render, write
+from infra.show import headline
+from infra.site import applied, copy, retire, ssh
+from infra.site.play import Played, play
+from infra.site.site import Site
+
+WAIT_S = 240  # for Slurm to hear from every node
+
+
+def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
+    """Bring the machines of `cluster` up and run the job file `script` on them once ('' for none).
+
+    `requeue`: jobs on nodes that are to go are put back into the queue, instead of waited for.
+    """
+    begin = time.monotonic()
+    if "slurm" not in cluster.schedulers:
+        raise Mistake(f"{cluster.file}: only Slurm runs on machines so far; write schedulers: [slurm]")
+    site = Site(cluster)
+    console.print(headline(cluster))
+    prepare(cluster)
+    with lock.held(site.folder / "cluster.lock", site.name):
+        retire_nodes(site, requeue=requeue)
+        with step("machines") as this:
+            made = provision(site, this)
+        site = Site(cluster)
+        with step("configure") as this:
+            played = configure(site, this)
+        changed = made or bool(played.changed)
+        _report(site, played)
+        applied.save(site)
+        done = prove.Done.load(site.folder)
+        if changed or not done.verified:
+            done.verified = False
+            done.save(site.folder)
+            with step("verify") as this:
+                wait_for_slurm(site, this)
+                verify.run(cluster, this)
+            done.verified = True
+            done.save(site.folder)
+        if script and not done.proved:
+            with step("job") as this:
+                this.doing("copying the checkout")
+                copy.push(site)
+                run = prove.prove(site, cluster.user, script, done, site.folder, this)
+            prove.say_what_it_learned(run)
+            done.proved = run.id
+            done.save(site.folder)
+    if not changed:
+        console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")
+    console.print(
+        f'Next:  eval "$(make env CLUSTER={cluster.file})"   then   sbatch jobs/ddp.sbatch   squeue',
+        markup=False,
+    )
+
+
+def retire_nodes(site: Site, *, requeue: bool) -> None:
+    """Drain what is no longer in the cluster file, before Pulumi takes its machine away."""
+    nodes = retire.leaving(site)
+    if nodes:
+        with step("drain") as this:
+            moved = retire.drain(site, nodes, this, requeue=requeue)
+            this.did(f"{hostlist.compress(nodes)} empty" + (f", {moved} jobs requeued" if moved else ""))
+
+
+def prepare(cluster: Cluster) -> None:
+    """Tools, images and stacks on this machine, and what was rendered; nothing is changed on the cluster."""
+    if cluster.place == "docker":
+        with step("host") as this:
+            host.ensure(this)
+    with step("tools") as this:
+        tools(this)
+    if cluster.place == "docker":
+        with step("images") as this:
+            images.ensure(wanted(cluster), this)
+    folder = build(cluster.name)
+    write(render(cluster), folder)
+    secrets.ensure(cluster.name)
+    ssh.ensure_key(folder / "secrets")
+
+
+def tools(this: Step) -> None:
+    """Pulumi with its SDK, which only clusters of machines need."""
+    if importlib.util.find_spec("pulumi") is None:
+        this.doing("installing Pulumi's SDK and the clouds'")
+        logged([CHECKOUT / "infra" / "bootstrap", "--provision"], build("images") / "logs" / "tools.log")
+        importlib.invalidate_caches()
+    from infra.provision import cli
+
+    cli.ensure(this)
+    this.did("Pulumi and Ansible", changed=False)
+
+
+def wanted(cluster: Cluster) -> list[str]:
+    """Images and stacks that machines of place docker are made with."""
+    stacks = sorted({pool.stack.name for pool in cluster.pools if pool.stack})
+    return [machine_image(cluster.spec.machines.image), *stacks]
+
+
+def provision(site: Site, this: Step) -> bool:
+    """Have Pulumi make, change and remove machines; whether it did anything. Writes machines.json."""
+    from infra.provision.stack import Provisioner
+
+    outputs = Provisioner(site.cluster, this).up(this)
+    put(site.file, json.dumps(asdict(outputs), indent=2) + "\n")
+    ssh.write(Site(site.cluster))
+    return this.changed
+
+
+def configure(site: Site, this: Step, limit: list[str] | None = None) -> Played:
+    """Have Ansible configure every machine, or those of `limit`."""
+    played = play(site, this, limit=limit, variables=variables(site))
+    changed = len(played.changed)
+    hosts = len({result.host for result in played.changed})
+    this.did(
+        f"{len(played.hosts)} machines, {played.tasks} tasks, "
+        + (f"{changed} changes on {hosts}" if changed else "no change"),
+        changed=bool(changed),
+    )
+    return played
+
+
+def variables(site: Site) -> dict[str, Any]:
+    """What no file of the checkout knows: what the place has made, and how this host gets out."""
+    storage = site.outputs.get("storage") or {}
+    found: dict[str, Any] = {}
+    if site.cluster.storage_kind == "place" and storage.get("kind") in ("nfs", "lustre"):
+        found = {"storage_source": storage["source"], "storage_options": storage.get("options") or ""}
+    proxies = {
+        name: os.environ[name] for name in ("http_proxy", "https_proxy", "no_proxy") if os.environ.get(name)
+    }
+    return found | ({"site_environment": proxies} if proxies and site.cluster.place == "docker" else {})
+
+
+def wait_for_slurm(site: Site, this: Step) -> None:
+    """Wait until slurmctld has heard from every node. Raises Failure that names the silent ones."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        states = retire.states(site)
+        silent = [node for node in site.cluster.nodes if not usable(states.get(node, "UNKNOWN*"))]
+        if not silent:
+            return
+        this.doing(f"waiting for {hostlist.compress(silent)}")
+        if time.monotonic() > deadline:
+            reasons = site.run(site.controller, "sinfo", "-R", "-h", "-o", "%n: %E")
+            said = reasons.replace("\n", "; ") or f"{silent[0]} is {states.get(silent[0], 'not known')}"
+            raise Failure(f"Slurm cannot use {hostlist.compress(silent)}: {said}")
+        time.sleep(0.5)
+
+
+def usable(state: str) -> bool:
+    """Whether slurmctld hears from a node; one that a person drained is well, and not ours to resume."""
+    return not state.endswith("*") and state.split("+")[0] in (
+        *("IDLE", "MIXED", "ALLOCATED", "COMPLETING", "PLANNED", "DRAINED", "DRAINING", "RESERVED", "MAINT"),
+    )
+
+
+def _report(site: Site, played: Played) -> None:
+    """Raise Failure with every machine that is not configured; the others are."""
+    broken = played.broken
+    if broken:
+        lines = "\n".join(f"  {host}: {why}" for host, why in sorted(broken.items()))
+        fine = len(played.hosts) - len(broken)
+        raise Failure(
+            f"{len(broken)} of {len(played.hosts)} machines are not configured ({fine} are):\n{lines}\n"
+            f"  log: {site.folder / 'logs' / 'ansible.log'}; to go on, run the same command again"
+        )
+
+
+def put(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}")
+    part.write_text(text)
+    part.replace(path)
