@@ -117,7 +117,8 @@ class Report:
         if replaced:
             text += f": a new {kind_of(step.type)}"
         if drift:
-            return "drift", f"{text} (changed outside)"
+            silent = all(item.key == "trouble" for item in found)  # nothing is known to have changed
+            return "drift", text if silent else f"{text} (changed outside)"
         return ("replace" if replaced else "change"), text
 
     def _facts(self, name: str) -> dict[str, Any]:

@@ -1,25 +1,26 @@
 """Pulumi itself brings up place metal: the real engine and provider process, against the Redfish emulator."""
 
 import base64
-import json
-import os
 import re
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pulumi import automation
 
+from infra import paths
 from infra.cluster import Cluster
+from infra.errors import Mistake
 from infra.load import load_cluster
 from infra.paths import CHECKOUT
 from infra.progress import Step
-from infra.provision import cli, given
-from infra.provision.program import Inputs, program
+from infra.provision import given
+from infra.provision.events import Change
+from infra.provision.stack import Provisioner
 from tests.provision import emulator as emulators
 from tests.provision.emulator import PASSWORD, USER, Emulator, processors, server
 
@@ -52,96 +53,115 @@ def cluster(bmc: Emulator, folder: Path) -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def stack(bmc: Emulator, cluster: Cluster, folder: Path) -> Iterator[automation.Stack]:
-    bin_folder = cli.ensure(Step("pulumi", None))
-    env = {
-        "PATH": f"{bin_folder}:{os.environ['PATH']}",
-        "PULUMI_HOME": str(cli.home()),
-        "PULUMI_CONFIG_PASSPHRASE": "of this test",
-        "PULUMI_SKIP_UPDATE_CHECK": "1",
-        "PULUMI_BACKEND_URL": f"file://{folder}/state",
-        "SLIPWAY_BMC_PASSWORD": PASSWORD,
-        "SSL_CERT_FILE": str(bmc.ca),
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
-    (folder / "state").mkdir()
-    (folder / "work").mkdir()
-    options = automation.LocalWorkspaceOptions(work_dir=str(folder / "work"), env_vars=env)
-    before = {name: os.environ.get(name) for name in env}
-    os.environ.update(env)
-    yield automation.create_or_select_stack(
-        cluster.name, "slipway", program(cluster, Inputs("ssh-ed25519 AAAA")), options
-    )
-    for name, value in before.items():
-        os.environ.pop(name)
-        if value is not None:
-            os.environ[name] = value
+def provisioner(bmc: Emulator, cluster: Cluster, folder: Path) -> Iterator[Provisioner]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "build", lambda name: folder / "build" / name)
+        patch.setenv("SLIPWAY_BMC_PASSWORD", PASSWORD)
+        patch.setenv("SSL_CERT_FILE", str(bmc.ca))
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("no_proxy", "127.0.0.1")
+        yield Provisioner(cluster)
 
 
-SEEN: set[str] = set()  # command lines and output, while Pulumi worked
+SEEN: set[str] = set()  # command lines while Pulumi worked
 
 
-def watch(done: threading.Event) -> None:
-    while not done.wait(0.2):
-        listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True)
-        SEEN.update(listed.stdout.splitlines())
-
-
-def up(stack: automation.Stack) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """How many servers were made, changed, left; and the entries of machines.json."""
+@pytest.fixture(autouse=True)
+def watched() -> Iterator[None]:
+    """Note what the process list shows during every test."""
     ended = threading.Event()
-    watcher = threading.Thread(target=watch, args=(ended,))
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True)
+            SEEN.update(listed.stdout.splitlines())
+
+    watcher = threading.Thread(target=watch)
     watcher.start()
-    try:
-        done = stack.up(refresh=True, on_output=SEEN.add, on_error=SEEN.add)
-    finally:
-        ended.set()
-        watcher.join()
-    changes = dict(done.summary.resource_changes or {})
-    return changes, done.outputs["machines"].value
+    yield
+    ended.set()
+    watcher.join()
+
+
+def up(provisioner: Provisioner) -> list[dict[str, Any]]:
+    """The entries of machines.json."""
+    return provisioner.up(Step("machines", None)).machines
+
+
+def seen(changes: list[Change]) -> list[tuple[str, str, str]]:
+    return sorted((change.kind, change.name, change.reason) for change in changes)
+
+
+SILENT = ("drift", "gpu-2", "its controller: connection refused")
 
 
 def test_one_silent_controller_stops_nothing_and_is_named(
-    stack: automation.Stack, bmc: Emulator, cluster: Cluster
+    provisioner: Provisioner, bmc: Emulator, cluster: Cluster
 ) -> None:
+    assert sorted((c.kind, c.name, c.what, c.hardware) for c in provisioner.preview()) == [
+        ("make", "controller", "machine", "cpu-epyc-2s"),
+        ("make", "gpu-1", "machine", "h100-sxm-8x"),
+        ("make", "gpu-2", "machine", "h100-sxm-8x"),
+    ]
+    assert [bmc.system(name)["PowerState"] for name in ("controller", "gpu-1")] == ["Off", "Off"]
     start = time.monotonic()
-    changes, entries = up(stack)
-    assert changes["create"] == 4  # three servers and the stack itself
+    entries = up(provisioner)
+    assert time.monotonic() - start < 60
     assert [bmc.system(name)["PowerState"] for name in ("controller", "gpu-1")] == ["On", "On"]
     found = given.report(cluster, entries)
     assert found.silent == [f"gpu-2: its controller {cluster.spec.hosts['gpu-2'].bmc}: connection refused"]
     assert found.differing == [
         "hardware/h100-sxm-8x.yaml: memory.capacity_gib: 2048 stated, 1024 found (gpu-1)"
     ]
-    assert time.monotonic() - start < 60
 
 
-def test_a_second_run_tries_the_silent_one_again_and_leaves_the_others(stack: automation.Stack) -> None:
-    changes, _ = up(stack)
-    assert changes == {"update": 1, "same": 3}
+def test_the_silent_one_is_tried_again_and_the_others_are_left_alone(provisioner: Provisioner) -> None:
+    assert seen(provisioner.preview()) == [SILENT]
+    up(provisioner)
+    assert seen(provisioner.preview()) == [SILENT]
 
 
 def test_a_server_that_was_switched_off_by_hand_is_switched_on(
-    stack: automation.Stack, bmc: Emulator
+    provisioner: Provisioner, bmc: Emulator
 ) -> None:
     bmc.reset("gpu-1", "ForceOff")
-    changes, _ = up(stack)
-    assert changes == {"update": 2, "same": 2}
+    found = seen(provisioner.preview())
+    assert ("drift", "gpu-1", "is off (changed outside)") in found
+    assert len(found) == 2
+    up(provisioner)
     assert bmc.system("gpu-1")["PowerState"] == "On"
+    assert seen(provisioner.preview()) == [SILENT]
 
 
-def test_the_password_is_in_no_state_output_or_command_line(stack: automation.Stack, folder: Path) -> None:
-    texts = [json.dumps(stack.export_stack().deployment), *SEEN]
-    texts += [file.read_text(errors="replace") for file in folder.rglob("*") if file.is_file()]
-    # That they are searched at all: the user is in the state, the provider process was running.
-    assert any(f'"user": "{USER}"' in text for text in texts)
+def test_what_the_file_says_anew_is_a_change(
+    provisioner: Provisioner, cluster: Cluster, folder: Path
+) -> None:
+    host = cluster.spec.hosts["gpu-1"].model_copy(update={"install": "again"})
+    spec = cluster.spec.model_copy(update={"hosts": {**cluster.spec.hosts, "gpu-1": host}})
+    changed = Provisioner(replace(cluster, spec=spec)).preview()
+    assert ("change", "gpu-1", "to be installed anew: again") in seen(changed)
+
+
+def test_a_host_without_a_key_stops_it_before_pulumi_starts(
+    provisioner: Provisioner, cluster: Cluster
+) -> None:
+    host = cluster.spec.hosts["gpu-1"].model_copy(update={"host_key": None})
+    spec = cluster.spec.model_copy(update={"hosts": {**cluster.spec.hosts, "gpu-1": host}})
+    with pytest.raises(Mistake, match=r"hosts\.gpu-1\.host_key: missing"):
+        Provisioner(replace(cluster, spec=spec)).preview()
+
+
+def test_the_password_is_in_no_state_log_or_command_line(provisioner: Provisioner, folder: Path) -> None:
+    files = [file for file in (folder / "build").rglob("*") if file.is_file()]
+    texts = [*(file.read_text(errors="replace") for file in files), *SEEN]
+    # That they are searched at all: the user is in the state, and the provider process was running.
+    assert any(re.search(rf'"user": ?"{USER}"', text) for text in texts)
     assert any("pulumi.dynamic" in text for text in SEEN)
     encoded = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     assert not [text for text in texts if PASSWORD in text or encoded in text]
 
 
-def test_removing_the_cluster_leaves_the_servers_on(stack: automation.Stack, bmc: Emulator) -> None:
-    stack.destroy()
+def test_removing_the_cluster_leaves_the_servers_on(provisioner: Provisioner, bmc: Emulator) -> None:
+    provisioner.destroy(Step("machines", None))
     assert [bmc.system(name)["PowerState"] for name in ("controller", "gpu-1")] == ["On", "On"]
-    assert not stack.export_stack().deployment.get("resources")
+    assert provisioner.outputs() is None
