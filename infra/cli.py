@@ -133,9 +133,10 @@ def _register() -> None:
     for name in ("host", "images", "bench"):
         if importlib.util.find_spec(f"infra.commands.{name}"):
             app.add_typer(importlib.import_module(f"infra.commands.{name}").app, name=name)
-    if importlib.util.find_spec("infra.commands.lab"):
-        lab = importlib.import_module("infra.commands.lab").app
-        app.registered_commands += lab.registered_commands
+    for name in ("lab", "hostkeys"):
+        if importlib.util.find_spec(f"infra.commands.{name}"):
+            module = importlib.import_module(f"infra.commands.{name}")
+            app.registered_commands += module.app.registered_commands
 
 
 _register()

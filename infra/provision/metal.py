@@ -58,7 +58,7 @@ def machine(
             "verify_tls": bmc.verify_tls,
             "install": host.install or "",
             "power_off_on_remove": bmc.power_off_on_remove,
-            "tags": tags(cluster, spec),
+            "labels": tags(cluster, spec),
         },
     )
     return entry | {"bmc": {"found": made.found, "trouble": made.trouble}}

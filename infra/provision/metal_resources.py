@@ -22,7 +22,7 @@ from infra.provision.difference import Difference
 from infra.provision.redfish import DISK, NET, Login, Trouble
 
 # Properties that the cluster file states, beside `install`.
-SETTINGS = ("host", "bmc", "user", "password_env", "verify_tls", "power_off_on_remove", "tags")
+SETTINGS = ("host", "bmc", "user", "password_env", "verify_tls", "power_off_on_remove", "labels")
 
 
 class Host(Resource, module="slipway", name="Host"):  # type: ignore[call-arg]

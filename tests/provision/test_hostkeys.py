@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,3 +107,14 @@ def test_another_key_than_the_files_is_told_and_not_printed_for_pasting(
     assert line.startswith("gpu-1: the file has SHA256:")
     assert given.fingerprint(server.key) in line
     assert server.key.split()[1] not in given.hostkeys_text(changed, found)
+
+
+def test_the_command_prints_what_is_missing_and_exits_with_1_when_a_host_is_silent(tmp_path: Path) -> None:
+    names = (("controller", "127.0.0.1"), ("gpu-1", "127.0.0.2"), ("gpu-2", "127.0.0.3"))
+    file = cluster(tmp_path, hosts(*((name, address, None) for name, address in names))).file
+    command = [sys.executable, "-m", "infra", "hostkeys", file]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    silent = [line for line in done.stdout.splitlines() if line.startswith("no answer to SSH: ")]
+    assert done.returncode == bool(silent)  # 0 on a machine that has an SSH server of its own
+    assert silent or "    host_key: " in done.stdout
+    assert done.stderr == ""

@@ -1,5 +1,6 @@
 """Place metal: power and boot by Redfish, against the real sushy-emulator; its graph, file and report."""
 
+import os
 import re
 import subprocess
 import time
@@ -17,6 +18,7 @@ from infra.paths import CHECKOUT
 from infra.provision import given, redfish
 from infra.provision.metal_resources import Controller, server_differences
 from infra.provision.program import Inputs, program
+from tests import docs
 from tests.provision import emulator as emulators
 from tests.provision.emulator import PASSWORD, USER, Emulator, processors, server
 
@@ -56,7 +58,7 @@ def props(url: str, **changes: Any) -> dict[str, Any]:
         "verify_tls": True,
         "install": "",
         "power_off_on_remove": False,
-        "tags": {"slipway:cluster": "metal"},
+        "labels": {"slipway:cluster": "metal"},
         "found": None,
         "trouble": None,
         **changes,
@@ -358,6 +360,12 @@ def test_no_password_is_needed_where_no_host_has_a_controller(tmp_path: Path) ->
     given.check(written(tmp_path, (r"^    bmc: .*\n", "")), {})
 
 
+def test_the_page_for_people_runs() -> None:
+    page = docs.parse("docs/provision-metal.md", (CHECKOUT / "docs/provision-metal.md").read_text())
+    assert page.runnable()
+    assert docs.run(page, CHECKOUT, os.environ, timeout_s=60) is None
+
+
 # --- The graph ----------------------------------------------------------------------------------------------
 
 
@@ -399,7 +407,7 @@ def test_the_graph_is_one_resource_for_each_controller(monkeypatch: pytest.Monke
         "gpu-2",
     ]
     for made in mocks.made:
-        assert made.inputs["tags"]["slipway:cluster"] == "metal"
+        assert made.inputs["labels"]["slipway:cluster"] == "metal"
         assert PASSWORD not in str(made.inputs)
     assert exported["bastion"] is None
     assert exported["storage"] == {"kind": "nfs", "source": None, "options": None}
