@@ -76,8 +76,9 @@ class Holder:
             return True
         except PermissionError:
             return False
-        # The number may be another process's by now.
-        return not Path(f"/proc/{self.pid}/comm").read_text().startswith("pulumi")
+        # The number may be another process's by now; a dead process stays until its parent has asked for it.
+        found = re.match(r"\d+ \((.*)\) (\w)", Path(f"/proc/{self.pid}/stat").read_text())
+        return not found or not found[1].startswith("pulumi") or found[2] == "Z"
 
 
 def holders(message: str) -> list[Holder]:

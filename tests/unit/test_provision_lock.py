@@ -1,0 +1,92 @@
+"""Two runs at once: the second says whose the first is; a dead run's lock is told from a living one's."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.errors import Failure
+from infra.paths import CHECKOUT
+from infra.provision import lock
+
+HOLD = """
+import sys
+from pathlib import Path
+from infra.provision import lock
+with lock.held(Path(sys.argv[1]), "x"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(file: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(file)],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_run_says_whose_the_first_is(tmp_path: Path) -> None:
+    other = hold(tmp_path / "lock")
+    with pytest.raises(Failure) as refused, lock.held(tmp_path / "lock", "x"):
+        pass
+    who = rf"{lock.user()} \(pid {other.pid} on {re.escape(socket.gethostname())}\) since \d{{4}}-\d\d-\d\dT"
+    assert re.search(who, str(refused.value)), refused.value
+    assert "\n" not in str(refused.value)
+    other.kill()
+    other.wait()
+    with lock.held(tmp_path / "lock", "x"):
+        pass  # the kernel has freed it
+
+
+def test_the_lock_is_free_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), lock.held(tmp_path / "lock", "x"):
+        raise ValueError
+    with lock.held(tmp_path / "lock", "x"):
+        pass
+
+
+def test_a_lock_whose_holder_has_not_written_yet_is_still_refused() -> None:
+    assert "another run" in lock.refusal("x", "")
+
+
+def test_only_a_process_of_this_host_that_is_gone_is_dead() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    here = socket.gethostname()
+    assert lock.Holder("a", here, gone.pid, "").dead
+    assert not lock.Holder("a", "elsewhere", gone.pid, "").dead
+    # this process is no pulumi: its number was given out again
+    assert lock.Holder("a", here, os.getpid(), "").dead
+
+
+def test_a_living_engine_is_not_dead(tmp_path: Path) -> None:
+    engine = tmp_path / "pulumi"
+    engine.symlink_to("/bin/sleep")
+    process = subprocess.Popen([str(engine), "60"])
+    try:
+        while Path(f"/proc/{process.pid}/comm").read_text() != "pulumi\n":
+            time.sleep(0.01)  # it begins as a copy of this process
+        assert not lock.Holder("a", socket.gethostname(), process.pid, "").dead
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_holders_are_read_from_pulumis_refusal() -> None:
+    said = (
+        "error: the stack is currently locked by 1 lock(s). Either wait for the other process(es) to end or"
+        " delete the lock file with `pulumi cancel`.\n  file:///x/1.json: created by root@vm (pid 26766) at"
+        " 2026-11-23T07:39:05Z"
+    )
+    assert lock.holders(said) == [lock.Holder("root", "vm", 26766, "2026-11-23T07:39:05Z")]
