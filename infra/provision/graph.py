@@ -121,7 +121,9 @@ def text(resources: list[Resource]) -> str:
             if key in resource.secret:
                 lines.append(f"  {key}: (secret)")
             elif key not in HIDDEN:
-                lines.append(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+                lines.append(
+                    f"  {key}: {value if isinstance(value, str) else json.dumps(value, sort_keys=True)}"
+                )
     return "\n".join(lines) + "\n"
 
 
