@@ -196,7 +196,7 @@ def _connection(error: BaseException) -> str:
     if isinstance(error, kinds.ConnectTimeout):
         return f"no answer within {CONNECT_S:.0f} s"
     if isinstance(error, kinds.ReadTimeout):
-        return f"accepts the connection and says nothing for {ANSWER_S:.0f} s"
+        return "accepts the connection and says nothing"
     if isinstance(error, kinds.ProxyError):
         return "not reached through this machine's proxy; name its network in no_proxy"
     system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)

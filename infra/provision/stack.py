@@ -21,12 +21,13 @@ from infra.cluster import Cluster
 from infra.errors import Failure
 from infra.process import output
 from infra.progress import Step
-from infra.provision import cli, lock
+from infra.provision import cli, lock, plugin
 from infra.provision.events import Change, Report
 from infra.provision.program import Inputs, program
 from infra.provision.shape import machines
 
 PROJECT = "slipway"
+WAITING = 64  # controllers of metal that are asked side by side: they are slow, not this machine
 ENDING_S = 60  # for the engine of a run that was killed to finish what it was doing
 
 
@@ -158,7 +159,9 @@ class Provisioner:
             ),
         )
         try:
-            made = auto.Stack.select if self._exists() else auto.Stack.create_or_select
+            # Asking a state of our own by its file is faster than Pulumi's two questions.
+            known = not backend and self._exists()
+            made = auto.Stack.select if known else auto.Stack.create_or_select
             yield made(self.cluster.name, workspace)
         except auto.CommandError as error:
             raise Failure(self._why(str(error), [])) from None
@@ -170,6 +173,8 @@ class Provisioner:
             "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
             "PULUMI_BACKEND_URL": self.cluster.spec.machines.backend or f"file://{self.folder}/state",
         }
+        if self.cluster.place == "metal":
+            found[plugin.THREADS] = str(WAITING)
         if self.cluster.place == "docker" and "DOCKER_HOST" not in os.environ:
             # The SDK knows nothing of the command line's contexts.
             found["DOCKER_HOST"] = output(
@@ -216,7 +221,8 @@ class Provisioner:
             with self.log.open("a") as file:
                 file.write(text + "\n")
 
-        return {"on_event": event, "on_output": line, "on_error": line, "color": "never"}
+        asked = {"parallel": WAITING} if self.cluster.place == "metal" else {}
+        return {"on_event": event, "on_output": line, "on_error": line, "color": "never", **asked}
 
     def _run(self, run: Callable[[], Any], report: Report, stack: Any) -> None:
         """Run it, with its output in the log. Raises Failure with the resources' own errors."""

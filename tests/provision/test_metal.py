@@ -208,7 +208,7 @@ def test_a_controller_that_hangs_is_left_after_a_bounded_time(
     with emulators.speechless() as port:
         start = time.monotonic()
         text = trouble(url=f"{scheme}://127.0.0.1:{port}/redfish/v1/Systems/1")
-    assert text == "accepts the connection and says nothing for 1 s"
+    assert text == "accepts the connection and says nothing"
     assert time.monotonic() - start < 4
 
 
