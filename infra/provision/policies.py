@@ -219,13 +219,21 @@ UNTAGGED = {
 }
 
 
+# Where a resource says whose it is. The last are our own, of places docker and metal.
+MARKS = {
+    "aws": ("tags", "slipway:cluster"),
+    "gcp": ("labels", "slipway-cluster"),
+    "pulumi-python": ("labels", "slipway:cluster"),
+}
+
+
 def tagged(cluster: Cluster, resources: list[Resource]) -> Iterator[str]:
     """Whatever can say whose it is says so: a bill, and a search for what was left over, go by that."""
     for resource in resources:
         if resource.type.startswith("pulumi:") or UNTAGGED.get(resource.type):
             continue
         place = resource.type.partition(":")[0]
-        key, mark = ("tags", "slipway:cluster") if place == "aws" else ("labels", "slipway-cluster")
+        key, mark = MARKS.get(place, MARKS["gcp"])
         if (resource.inputs.get(key) or {}).get(mark) != cluster.name:
             yield f"{resource.name}: has no {key[:-1]} {mark}={cluster.name}"
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from infra.cluster import Cluster
 from infra.errors import Mistake
 from infra.load import load_cluster, load_profile
 from infra.paths import CHECKOUT
-from infra.provision import given, redfish
+from infra.provision import given, policies, redfish
+from infra.provision.graph import graph as record
 from infra.provision.metal_resources import Controller, server_differences
 from infra.provision.program import Inputs, program
 from tests import docs
@@ -416,6 +418,14 @@ def test_the_graph_is_one_resource_for_each_controller(monkeypatch: pytest.Monke
     assert entries["gpu-2"]["address"] == "192.0.2.12"
     assert entries["gpu-2"]["host_key"].startswith("ssh-ed25519 AAAA")
     assert entries["gpu-2"]["bmc"] == {"found": {"power": "On"}, "trouble": ""}
+
+
+def test_the_policies_hold_for_metal_and_one_without_its_label_is_named() -> None:
+    cluster = load_cluster(EXAMPLE)
+    made = record(cluster)
+    assert policies.complaints(cluster, made) == []
+    bare = replace(made[0], inputs={**made[0].inputs, "labels": {}})
+    assert policies.complaints(cluster, [bare]) == ["tagged: controller: has no label slipway:cluster=metal"]
 
 
 def test_hosts_without_a_controller_are_taken_as_they_are(
