@@ -51,7 +51,7 @@ def storage(cluster: Cluster, network: Network) -> Storage:
         subnet_ids=network.subnets[zone].id,
         security_group_ids=[network.groups["storage"].id],
         tags=aws_security.named(cluster, "shared"),
-        opts=pulumi.ResourceOptions(depends_on=network.after),
+        opts=pulumi.ResourceOptions(depends_on=[network.ready]),
     )
     source = pulumi.Output.concat(system.dns_name, "@tcp:/", system.mount_name)
     return Storage({"kind": "lustre", "source": source, "options": "noatime,flock"})

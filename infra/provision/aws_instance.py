@@ -59,7 +59,7 @@ def build(
         ),
         tags=tags,
         opts=pulumi.ResourceOptions(
-            depends_on=network.after,
+            depends_on=[network.ready],
             # Debian publishes a new image every few weeks: no reason to replace a running machine. Another
             # `image` in the cluster file is one, and so are other interfaces.
             ignore_changes=["ami", "userData", "launchTemplate"],

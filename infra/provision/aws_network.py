@@ -38,7 +38,7 @@ class Network:
     subnets: dict[str, aws.ec2.Subnet]  # by availability zone
     groups: dict[str, aws.ec2.SecurityGroup]  # a part of ports.PARTS, all, fabric, storage, admin
     key: aws.kms.Key
-    after: list[pulumi.Resource]  # machines that boot earlier have no way out
+    ready: pulumi.Resource  # comes last; machines that boot earlier have no way out
     placements: dict[tuple[str, str], aws.ec2.PlacementGroup] = field(default_factory=dict)
     templates: dict[tuple[str, str], aws.ec2.LaunchTemplate] = field(default_factory=dict)
     bastion: Any = None  # made with the first machine, since only machines are given the key
@@ -78,14 +78,20 @@ def build(cluster: Cluster) -> Network:
         zone: _subnet(cluster, f"private-{zone}", vpc, part, zone, [])
         for zone, part in zip(places, parts, strict=True)
     }
-    after = _routes(cluster, vpc, edge, subnets)
+    routes = _routes(cluster, vpc, edge, subnets)
     options = aws.ec2.VpcDhcpOptions(
         name("dns"),
         domain_name=domain(cluster),
         domain_name_servers=["AmazonProvidedDNS"],
         tags=named(cluster, "dns"),
     )
-    after.append(aws.ec2.VpcDhcpOptionsAssociation(name("dns"), vpc_id=vpc.id, dhcp_options_id=options.id))
+    # One resource to wait for instead of all of them: a thousand machines wait for it.
+    ready = aws.ec2.VpcDhcpOptionsAssociation(
+        name("dns"),
+        vpc_id=vpc.id,
+        dhcp_options_id=options.id,
+        opts=pulumi.ResourceOptions(depends_on=routes),
+    )
     zone = aws.route53.Zone(
         name("zone"),
         name=domain(cluster),
@@ -109,7 +115,7 @@ def build(cluster: Cluster) -> Network:
             preserve_client_ip=False,
             tags=named(cluster, "connect"),
         )
-    return Network(vpc, zone, domain(cluster), edge, subnets, groups, key, after)
+    return Network(vpc, zone, domain(cluster), edge, subnets, groups, key, ready)
 
 
 def split(cidr: str, count: int) -> list[str]:

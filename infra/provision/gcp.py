@@ -179,7 +179,7 @@ def _tpu(
         metadata=_metadata(cluster, spec.name, network, inputs, key),
         tags=[tag(cluster, group) for group in ("all", *spec.parts)],
         labels=shape.tags(cluster, spec, form="label"),
-        opts=pulumi.ResourceOptions(depends_on=network.after),
+        opts=pulumi.ResourceOptions(depends_on=[network.ready]),
     )
     return made, made.network_endpoints.apply(lambda found: found[0].ip_address)
 

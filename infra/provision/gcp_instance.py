@@ -49,7 +49,7 @@ def build(
         can_ip_forward=False,
         labels=labels,
         opts=pulumi.ResourceOptions(
-            depends_on=network.after,
+            depends_on=[network.ready],
             # Another image of the same family is no reason to replace a running machine.
             ignore_changes=["bootDisk.initializeParams.image"],
             replacement_trigger=trigger,

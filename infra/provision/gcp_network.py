@@ -35,7 +35,7 @@ class Network:
     zone: gcp.dns.ManagedZone
     domain: str
     account: gcp.serviceaccount.Account
-    after: list[pulumi.Resource]  # machines that boot earlier have no way out
+    ready: pulumi.Resource  # comes last; machines that boot earlier have no way out
     fabrics: dict[tuple[str, str], list[tuple[Any, Any]]] = field(default_factory=dict)  # network, subnet
     policies: dict[str, gcp.compute.ResourcePolicy] = field(default_factory=dict)
     bastion: Any = None  # made with the first machine, since only machines are given the key
@@ -69,6 +69,8 @@ def build(cluster: Cluster) -> Network:
         region=cluster.spec.machines.region,
         nat_ip_allocate_option="AUTO_ONLY",
         source_subnetwork_ip_ranges_to_nat="ALL_SUBNETWORKS_ALL_IP_RANGES",
+        # One resource to wait for instead of all of them: a thousand machines wait for it.
+        opts=pulumi.ResourceOptions(depends_on=_firewall(cluster, vpc)),
     )
     zone = gcp.dns.ManagedZone(
         name("zone"),
@@ -88,8 +90,7 @@ def build(cluster: Cluster) -> Network:
         display_name=f"Machines of {cluster.name}",
         description="Has no role: machines call no service of Google",
     )
-    rules = _firewall(cluster, vpc)
-    return Network(vpc, edge, subnet, zone, f"{cluster.name}.slipway.internal", account, [nat, *rules])
+    return Network(vpc, edge, subnet, zone, f"{cluster.name}.slipway.internal", account, nat)
 
 
 def account_id(cluster: Cluster) -> str:
