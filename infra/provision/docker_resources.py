@@ -209,7 +209,7 @@ def _network(found: Facts) -> Facts:
     pools = found["IPAM"]["Config"] or [{}]
     return {
         "cidr": pools[0].get("Subnet"),
-        "mtu": int(found["Options"].get("com.docker.network.driver.mtu", 0)),
+        "mtu": int((found["Options"] or {}).get("com.docker.network.driver.mtu", 0)),
         "labels": found.get("Labels") or {},
     }
 
@@ -374,7 +374,7 @@ def _machine(found: Facts, props: Facts) -> Facts:
         "cpuset": host["CpusetCpus"],
         "memory_mib": host["Memory"] >> 20,
         "mounts": mounts,
-        "tmpfs": host["Tmpfs"] or {},
+        "tmpfs": host.get("Tmpfs") or {},
         "privileged": host["Privileged"],
         "labels": _own(config["Labels"] or {}, image["labels"], props["labels"]),
         "environment": _own(_variables(config["Env"]), image["environment"], props["environment"]),

@@ -92,6 +92,7 @@ class Provisioner:
             report = self._report(step)
             self._run(lambda: stack.destroy(refresh=True, **self._how(report)), report, stack)
             stack.workspace.remove_stack(stack.name)
+            (self.folder / "pulumi/Pulumi.yaml").unlink()
         gone = [change.name for change in report.changes() if change.what == "machine"]
         step.did(f"removed {' '.join(gone)}" if gone else "nothing was left", changed=True)
 

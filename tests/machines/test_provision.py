@@ -52,7 +52,7 @@ EVERYTHING = f"label=slipway:cluster={NAME}"
 
 def provisioner(**pool: Any) -> Provisioner:
     """Pulumi for the cluster file as it is, or with some keys of its pool and machines changed."""
-    machines = {key: pool.pop(key) for key in ("image",) if key in pool}
+    machines = {key: pool.pop(key) for key in ("image", "backend") if key in pool}
     data = CLUSTER | {"pools": {"gpu": CLUSTER["pools"]["gpu"] | pool}}
     data["machines"] = CLUSTER["machines"] | machines
     FILE.parent.mkdir(exist_ok=True)
@@ -272,6 +272,35 @@ def test_a_name_that_is_someone_elses_is_never_touched(made: Outputs) -> None:
         output(["docker", "rm", container("c3")])
 
 
+def test_a_state_that_was_encrypted_otherwise_is_not_touched(made: Outputs) -> None:
+    file = build(NAME) / "secrets/pulumi-passphrase"
+    right = file.read_text()
+    file.write_text("another\n")
+    try:
+        with pytest.raises(
+            Failure, match=f"{file} is not the passphrase that this cluster's state"
+        ) as refused:
+            up()
+        assert "\n" not in str(refused.value)
+    finally:
+        file.write_text(right)
+    assert up() == (made, "unchanged")
+
+
+def test_the_state_can_be_kept_elsewhere(tmp_path: Path) -> None:
+    """Any backend of Pulumi's; here one that is a folder and is treated as any other."""
+    remove()
+    elsewhere: dict[str, Any] = {"backend": f"file://{tmp_path}", "count": 1, "nodes": "c1"}
+    first, text = up(**elsewhere)
+    assert text.startswith("made ") and list(tmp_path.rglob(f"{NAME}.json"))
+    assert not (build(NAME) / "state").exists()
+    assert provisioner(**elsewhere).preview() == []
+    assert provisioner(**elsewhere).outputs() == first
+    provisioner(**elsewhere).destroy(Step("machines", None))
+    assert ids() == {}
+    assert provisioner(**elsewhere).outputs() is None
+
+
 UP = """
 import sys
 from infra.load import load_cluster
@@ -281,8 +310,7 @@ Provisioner(load_cluster(sys.argv[1])).up(Step("machines", None))
 """
 
 
-@pytest.mark.parametrize("victim", ["command", "everything"])
-@pytest.mark.parametrize("moment", ["created", "running"])
+@pytest.mark.parametrize(("victim", "moment"), [("command", "running"), ("everything", "created")])
 def test_an_interrupted_run_goes_on_and_nothing_is_there_twice(victim: str, moment: str) -> None:
     """kill -9 of the command alone, whose engine then ends by itself; and of the engine with it."""
     provisioner().destroy(Step("machines", None))
