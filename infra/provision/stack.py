@@ -23,7 +23,7 @@ from infra.process import output
 from infra.progress import Step
 from infra.provision import cli, lock, plugin
 from infra.provision.events import Change, Report
-from infra.provision.program import Inputs, program
+from infra.provision.program import Inputs, place, program
 from infra.provision.shape import machines
 
 PROJECT = "slipway"
@@ -37,7 +37,7 @@ class Outputs:
 
     machines: list[dict[str, Any]] = field(default_factory=list)
     storage: dict[str, Any] = field(default_factory=dict)
-    bastion: str | None = None
+    bastion: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> "Outputs":
@@ -72,11 +72,12 @@ class Provisioner:
         if self.cluster.place == "docker":
             images.ensure([image_machine.name(self.cluster.spec.machines.image)], step)
         with self._locked() as stack:
-            self._forget_unfinished(stack)
+            unsure = self._forget_unfinished(stack)
             report = self._report(step)
             self._run(lambda: stack.up(refresh=True, **self._how(report)), report, stack)
         changes = report.changes()
-        step.did(_said(changes), changed=bool(changes))
+        twice = f" · look for a second {' '.join(unsure)}, begun by a run that was killed" if unsure else ""
+        step.did(_said(changes) + twice, changed=bool(changes))
         found = self.outputs()
         assert found, "an update that has ended well has outputs"
         return found
@@ -163,7 +164,13 @@ class Provisioner:
             # Asking a state of our own by its file is faster than Pulumi's two questions.
             known = not backend and self._exists()
             made = auto.Stack.select if known else auto.Stack.create_or_select
-            yield made(self.cluster.name, workspace)
+            stack = made(self.cluster.name, workspace)
+            settings = getattr(place(self.cluster.place), "config", None)
+            if settings:  # a cloud's region and project
+                stack.set_all_config(
+                    {key: auto.ConfigValue(value) for key, value in settings(self.cluster).items()}
+                )
+            yield stack
         except auto.CommandError as error:
             raise Failure(self._why(str(error), [])) from None
 
@@ -263,21 +270,23 @@ class Provisioner:
             f"{self.folder / 'pulumi'}"
         )
 
-    def _forget_unfinished(self, stack: Any) -> None:
-        """Take what a killed run had begun to make out of the state: our resources find it and go on with it.
+    def _forget_unfinished(self, stack: Any) -> list[str]:
+        """Take what a killed run had begun to make out of the state, so that it is made now; its names.
 
-        A cloud's resources have no fixed names to be found by: there Pulumi says itself what to look for.
+        Our own resources have fixed names: they find what is there and go on with it, and nothing is named. What
+        a cloud had begun to make cannot be found by Pulumi, and may be there twice then.
         """
-        if self.cluster.place not in ("docker", "metal"):
-            return
-        if not self.cluster.spec.machines.backend and not _pending(
-            json.loads(self._checkpoint().read_text())
+        ours = self.cluster.place in ("docker", "metal")
+        if not self.cluster.spec.machines.backend and not begun(
+            json.loads(self._checkpoint().read_text())["checkpoint"].get("latest") or {}
         ):
-            return
+            return []
         deployment = stack.export_stack()
-        if deployment.deployment.get("pending_operations"):
+        names = begun(deployment.deployment)
+        if names:
             deployment.deployment["pending_operations"] = []
             self._past_lock(lambda: stack.import_stack(deployment), stack)
+        return [] if ours else names
 
     def _why(self, message: str, errors: list[str]) -> str:
         """One line: the resource's own error when there is one, else what Pulumi says last."""
@@ -294,9 +303,10 @@ class Provisioner:
         return f"Pulumi: {' '.join(reason.split())}\n  log: {self.log}"
 
 
-def _pending(state: dict[str, Any]) -> list[Any]:
-    """Operations that a run had begun and not ended."""
-    return (state["checkpoint"].get("latest") or {}).get("pending_operations") or []
+def begun(deployment: dict[str, Any]) -> list[str]:
+    """Names of the resources that a run had begun to make or change when it was killed."""
+    pending = deployment.get("pending_operations") or []
+    return [str(operation["resource"]["urn"]).rsplit("::", 1)[-1] for operation in pending]
 
 
 def _said(changes: list[Change]) -> str:

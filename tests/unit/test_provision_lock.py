@@ -13,6 +13,7 @@ import pytest
 from infra.errors import Failure
 from infra.paths import CHECKOUT
 from infra.provision import lock
+from infra.provision.stack import begun
 
 HOLD = """
 import sys
@@ -90,3 +91,9 @@ def test_holders_are_read_from_pulumis_refusal() -> None:
         " 2026-11-23T07:39:05Z"
     )
     assert lock.holders(said) == [lock.Holder("root", "vm", 26766, "2026-11-23T07:39:05Z")]
+
+
+def test_what_a_killed_run_had_begun_is_named() -> None:
+    urn = "urn:pulumi:x::slipway::aws:ec2/instance:Instance::slipway-x-c1"
+    assert begun({"pending_operations": [{"resource": {"urn": urn}, "type": "creating"}]}) == ["slipway-x-c1"]
+    assert begun({}) == begun({"pending_operations": None}) == []
