@@ -22,7 +22,10 @@ help: ## show these verbs
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 cluster-up: $(venv)/ready ## build what is missing, start the cluster, prove it with a training job
-	@$(infra) up $(CLUSTER) --job "$(JOB)"
+	@$(infra) up $(CLUSTER) --job "$(JOB)" $(if $(REQUEUE),--requeue)
+
+plan: $(venv)/ready ## what cluster-up would change on machines, and what has drifted (CLUSTER=clusters/site.yaml)
+	@$(infra) plan $(if $(filter file,$(origin CLUSTER)),clusters/site.yaml,$(CLUSTER)) $(if $(JSON),--json)
 
 cluster-down: $(venv)/ready ## stop and remove the cluster (PURGE=1: its volumes and secrets as well)
 	@$(infra) down $(CLUSTER) $(if $(PURGE),--purge)
@@ -75,5 +78,5 @@ lock: $(venv)/ready ## resolve the tooling's dependencies again, into requiremen
 $(venv)/ready: requirements.lock infra/bootstrap
 	@infra/bootstrap
 
-.PHONY: help cluster-up cluster-down status logs shell env verify rotate-secrets host images render show \
+.PHONY: help cluster-up plan cluster-down status logs shell env verify rotate-secrets host images render show \
         check test test-lab bench lock

@@ -26,7 +26,7 @@ def render(cluster: Cluster) -> dict[str, str]:
             "firewall_rules": firewall.rules(cluster, parts, serves_files=serves),
             # homes are on the disk that all share: one machine makes them
             "users_make_homes": host == (ports.file_server(cluster) or cluster.spec.services.controller),
-            **(_people_log_in(cluster) if "login" in parts else {}),
+            **(_login(cluster) if "login" in parts else {}),
         }
     return {
         f"ansible/{name}.yaml": f"---\n# {origin(cluster)}\n{yaml(values)}" for name, values in files.items()
@@ -117,9 +117,11 @@ def _users(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _people_log_in(cluster: Cluster) -> dict[str, Any]:
+def _login(cluster: Cluster) -> dict[str, Any]:
+    """Where people log in: who may, and the stack that they try things with."""
     names = [user.name for user in cluster.users if user.keys]
-    return {"users_login": bool(names), "ssh_users": names}
+    stacks = [pool.stack.folder for pool in cluster.pools if pool.stack]
+    return {"users_login": bool(names), "ssh_users": names, "stack_folder": stacks[0] if stacks else ""}
 
 
 def _pool(cluster: Cluster, pool: Pool) -> dict[str, Any]:

@@ -19,13 +19,14 @@ def rules(cluster: Cluster, parts: Iterable[str], *, serves_files: bool = False)
     mine = set(parts) | ({"storage"} if serves_files else set())
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for port in ports.table(cluster):
-        if port.protocol == "icmp" or not mine & set(ports.MEMBERS.get(port.to, (port.to,))):
-            continue  # ping is always answered
+        if not mine & set(ports.MEMBERS.get(port.to, (port.to,))):
+            continue
         rule = found.setdefault(
             (port.service, port.protocol),
             {"name": port.service, "protocol": port.protocol, "ports": [], "sources": []},
         )
-        rule["ports"] += [port.range] if port.range not in rule["ports"] else []
+        if port.protocol != "icmp" and port.range not in rule["ports"]:
+            rule["ports"].append(port.range)
         sources = admins(cluster) if port.source == "admin" else [cluster.spec.machines.cidr]
         rule["sources"] += [source for source in sources if source not in rule["sources"]]
     return list(found.values())

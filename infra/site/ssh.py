@@ -44,6 +44,7 @@ def write(site: Site) -> None:
     control.chmod(0o700)
     bastion = site.outputs.get("bastion")
     hosts = [f"Host {m.name}\n  HostName {m.address}\n" for m in site.machines]
+    known = [f"{m.name},{m.address} {m.host_key}\n" for m in site.machines if m.host_key]
     general = CONFIG.format(
         path=site.ssh_config,
         admin=site.cluster.spec.machines.admin,
@@ -52,10 +53,15 @@ def write(site: Site) -> None:
         control=control,
     )
     if bastion:
-        general += f"  ProxyJump {site.cluster.spec.machines.admin}@{bastion}\n"
+        # {address, host_key, command}: a cloud's only way in; with a command, through its own tunnel
+        hosts.append(f"Host bastion\n  HostName {bastion['address']}\n  ProxyJump none\n")
+        if bastion.get("command"):
+            hosts.append(f"  ProxyCommand {bastion['command']}\n")
+        if bastion.get("host_key"):
+            known.append(f"bastion,{bastion['address']} {bastion['host_key']}\n")
+        general += "  ProxyJump bastion\n"
     # ssh takes the first value that it finds, so that a machine's own lines come first
     put(site.ssh_config, "".join(hosts) + general)
-    known = [f"{m.name},{m.address} {m.host_key}\n" for m in site.machines if m.host_key]
     put(folder / "known_hosts", "".join(known))
 
 

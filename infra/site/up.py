@@ -48,7 +48,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
         with step("configure") as this:
             played = configure(site, this)
         changed = made or bool(played.changed)
-        _report(site, played)
+        report(site, played)
         applied.save(site)
         done = prove.Done.load(site.folder)
         if changed or not done.verified:
@@ -176,7 +176,7 @@ def usable(state: str) -> bool:
     )
 
 
-def _report(site: Site, played: Played) -> None:
+def report(site: Site, played: Played) -> None:
     """Raise Failure with every machine that is not configured; the others are."""
     broken = played.broken
     if broken:

@@ -1,0 +1,44 @@
+"""`make cluster-down` for machines: everything that Pulumi made goes, and with PURGE=1 what we keep of it."""
+
+import shutil
+import subprocess
+
+from infra import host
+from infra.cluster import Cluster
+from infra.errors import Failure
+from infra.progress import console, step
+from infra.provision import lock
+from infra.site.site import Site
+from infra.site.up import tools
+
+
+def down(cluster: Cluster, *, purge: bool) -> None:
+    """Remove the machines of `cluster` and their network; without `purge` the shared disk's keys and logs stay."""
+    site = Site(cluster)
+    if cluster.place == "docker" and not host.ready():
+        raise Failure("the Docker engine does not answer, so nothing was removed; run: make host")
+    if (site.folder / "pulumi").is_dir():
+        with step("tools") as this:
+            tools(this)
+        from infra.provision.stack import Provisioner
+
+        _hang_up(site)
+        with lock.held(site.folder / "cluster.lock", site.name), step("machines") as this:
+            Provisioner(cluster, this).destroy(this)
+        for name in ("machines.json", "applied.json", "state.json"):
+            (site.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(site.folder / "ssh", ignore_errors=True)
+    if purge:
+        shutil.rmtree(site.folder, ignore_errors=True)
+        console.print(f"{site.name}: removed, with its secrets and logs.")
+    else:
+        console.print(f"{site.name}: down, nothing left but build/{site.name} (PURGE=1 removes it).")
+
+
+def _hang_up(site: Site) -> None:
+    """End the connections that ssh keeps open for the next command."""
+    if site.file.is_file():
+        for machine in site.machines:
+            subprocess.run(
+                [*site.ssh(machine.name)[:-1], "-O", "exit", machine.name], capture_output=True, check=False
+            )
