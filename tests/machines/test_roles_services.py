@@ -192,7 +192,7 @@ def test_files_of_the_textfile_collector_are_exported(configured: Boxes) -> None
         text = configured[name].sh(
             "python3 -c 'import urllib.request as r; print(r.urlopen(\"http://127.0.0.1:9100/metrics\").read().decode())'"
         )
-        assert "\nslipway_slurm_up 0\n" in text
+        assert "slipway_slurm_up 0" in text.splitlines()
         assert "node_textfile_scrape_error 0" in text
 
 
