@@ -115,4 +115,4 @@ def test_the_shared_disk_is_the_same_everywhere(machine: Node, cluster: Cluster)
     path = cluster.spec.storage.path
     machine.host.check_output(f"mountpoint {path}")
     home = machine.host.file(f"{path}/home/{cluster.user}")
-    assert (home.is_directory, home.mode) == (True, 0o700)
+    assert (home.is_directory, home.mode, home.user) == (True, 0o700, cluster.user)

@@ -240,9 +240,15 @@ def write_keys(machine: Machine, people: list[Person]) -> None:
 def make_home(machine: Machine, person: Person, home: Path) -> None:
     """A folder that only its owner may enter, with what Debian gives a new user. One that is there stays."""
     place = home / person.name
-    if place.exists():
-        return
     have = entry(person.name)
+    if place.exists():
+        owner = place.stat().st_uid
+        if have and owner != have.pw_uid:
+            machine.module.fail_json(
+                msg=f"{person.name}: {place} belongs to uid {owner}, not {have.pw_uid}: give {person.name} that uid"
+                " in the cluster file, or the folder to its owner"
+            )
+        return
     machine.done.append(f"make {place}")
     if machine.module.check_mode or have is None:
         return
