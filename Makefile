@@ -27,6 +27,12 @@ cluster-up: $(venv)/ready ## build what is missing, start the cluster, prove it 
 plan: $(venv)/ready ## what cluster-up would change on machines, and what has drifted (CLUSTER=clusters/site.yaml)
 	@$(infra) plan $(if $(filter file,$(origin CLUSTER)),clusters/site.yaml,$(CLUSTER)) $(if $(JSON),--json)
 
+replace: $(venv)/ready ## a new machine for a broken one (NODE=gpu-1 CLUSTER=..., REQUEUE=1: its jobs are not waited for)
+	@$(infra) replace $(CLUSTER) "$(NODE)" $(if $(REQUEUE),--requeue)
+
+upgrade: $(venv)/ready ## Slurm and stack as the cluster file asks, while jobs run (BACK=1: to an older Slurm)
+	@$(infra) upgrade $(CLUSTER) $(if $(BACK),--back) $(if $(REQUEUE),--requeue)
+
 cluster-down: $(venv)/ready ## stop and remove the cluster (PURGE=1: its volumes and secrets as well)
 	@$(infra) down $(CLUSTER) $(if $(PURGE),--purge)
 
@@ -61,13 +67,16 @@ render: $(venv)/ready ## write build/<cluster>/ from hardware/ and clusters/
 show: $(venv)/ready ## what a cluster file means: nodes, cores, GPUs, memory, power, price
 	@$(infra) show $(CLUSTER)
 
-check: $(venv)/ready ## format, lint, types and unit tests; under a minute
+check: $(venv)/provision-ready ## format, lint, types and unit tests; under a minute
 	@tests/check
 
-test: check test-lab ## everything: check, images, jobs, then a real cluster
+test: check test-lab test-machines ## everything: check, images, jobs, a real lab, real machines
 
 test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of them)
 	@tests/run-lab $(TESTS)
+
+test-machines: $(venv)/provision-ready ## the tests of machines: Pulumi, Ansible, Redfish (TESTS="-k drift": some of them)
+	@tests/run-machines $(TESTS)
 
 bench: $(venv)/ready ## the figures of docs/measured.md, each beside its limit (WRITE=1: write them there)
 	@$(infra) bench all $(if $(WRITE),--write docs/measured.md)
@@ -78,5 +87,8 @@ lock: $(venv)/ready ## resolve the tooling's dependencies again, into requiremen
 $(venv)/ready: requirements.lock infra/bootstrap
 	@infra/bootstrap
 
-.PHONY: help cluster-up plan cluster-down status logs shell env verify rotate-secrets host images render show \
-        check test test-lab bench lock
+$(venv)/provision-ready: requirements.lock requirements-provision.lock infra/bootstrap
+	@infra/bootstrap --provision
+
+.PHONY: help cluster-up plan replace upgrade cluster-down status logs shell env verify rotate-secrets host images render show \
+        check test test-lab test-machines bench lock

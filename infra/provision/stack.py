@@ -22,7 +22,7 @@ from infra.errors import Failure
 from infra.process import output
 from infra.progress import Step
 from infra.provision import cli, lock, plugin
-from infra.provision.events import Change, Report
+from infra.provision.events import Change, Report, kind_of
 from infra.provision.program import Inputs, place, program
 from infra.provision.shape import machines
 
@@ -65,8 +65,11 @@ class Provisioner:
             self._run(lambda: stack.preview(refresh=refresh or None, **self._how(report)), report, stack)
         return report.changes()
 
-    def up(self, step: Step) -> Outputs:
-        """Make the machines what the cluster file says. An interrupted run goes on where it was."""
+    def up(self, step: Step, *, anew: str | None = None) -> Outputs:
+        """Make the machines what the cluster file says. An interrupted run goes on where it was.
+
+        `anew`: only this machine, which is made again even when nothing about it differs; no other is touched.
+        """
         self._step = step
         self._check()
         if self.cluster.place == "docker":
@@ -74,7 +77,8 @@ class Provisioner:
         with self._locked() as stack:
             unsure = self._forget_unfinished(stack)
             report = self._report(step)
-            self._run(lambda: stack.up(refresh=True, **self._how(report)), report, stack)
+            how = self._how(report) | (self._only(stack, anew) if anew else {})
+            self._run(lambda: stack.up(refresh=True, **how), report, stack)
         changes = report.changes()
         twice = f" · look for a second {' '.join(unsure)}, begun by a run that was killed" if unsure else ""
         step.did(_said(changes) + twice, changed=bool(changes))
@@ -114,6 +118,26 @@ class Provisioner:
             if resource["type"] == "pulumi:pulumi:Stack" and "machines" in resource.get("outputs", {}):
                 return Outputs.of(resource["outputs"])
         return None
+
+    def _only(self, stack: Any, name: str) -> dict[str, list[str]]:
+        """What confines an update to machine `name` and replaces it. One that is not there is made.
+
+        Given hosts are never replaced: another server is put in their place, by hand.
+        """
+        resources = stack.export_stack().deployment.get("resources") or []
+        urns = [str(resource["urn"]) for resource in resources if kind_of(resource["type"]) == "machine"]
+        mine = [
+            urn
+            for urn in urns
+            if urn.rsplit("::", 1)[1].removeprefix(f"slipway-{self.cluster.name}-") == name
+        ]
+        if not urns:
+            raise Failure(f"the state of {self.cluster.name} has no machine; run: make cluster-up")
+        if mine:
+            return {"target": mine} | ({} if self.cluster.place == "metal" else {"replace": mine})
+        parent, _, other = urns[0].rpartition("::")
+        prefix = f"slipway-{self.cluster.name}-" if other.startswith(f"slipway-{self.cluster.name}-") else ""
+        return {"target": [f"{parent}::{prefix}{name}"]}
 
     def _check(self) -> None:
         """What must be known of given hosts before anything starts. Raises Mistake."""

@@ -50,7 +50,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
         changed = made or bool(played.changed)
         report(site, played)
         applied.save(site)
-        done = prove.Done.load(site.folder)
+        before, done = prove.Done.load(site.folder), prove.Done.load(site.folder)
         if changed or not done.verified:
             done.verified = False
             done.save(site.folder)
@@ -67,7 +67,8 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
             prove.say_what_it_learned(run)
             done.proved = run.id
             done.save(site.folder)
-    if not changed:
+        proved_now = bool(script) and not before.proved
+    if not changed and not proved_now:
         console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")
     console.print(
         f'Next:  eval "$(make env CLUSTER={cluster.file})"   then   sbatch jobs/ddp.sbatch   squeue',
@@ -118,11 +119,14 @@ def wanted(cluster: Cluster) -> list[str]:
     return [machine_image(cluster.spec.machines.image), *stacks]
 
 
-def provision(site: Site, this: Step) -> bool:
-    """Have Pulumi make, change and remove machines; whether it did anything. Writes machines.json."""
+def provision(site: Site, this: Step, anew: str | None = None) -> bool:
+    """Have Pulumi make, change and remove machines; whether it did anything. Writes machines.json.
+
+    `anew`: only this machine, which is replaced.
+    """
     from infra.provision.stack import Provisioner
 
-    outputs = Provisioner(site.cluster, this).up(this)
+    outputs = Provisioner(site.cluster, this).up(this, anew=anew)
     put(site.file, json.dumps(asdict(outputs), indent=2) + "\n")
     ssh.write(Site(site.cluster))
     return this.changed

@@ -1,0 +1,47 @@
+"""Another stack, node by node: the link /opt/stack/current, or where stacks are mounted a new machine.
+
+A job that runs keeps what it has: where only the link changes, the old folder stays beside the new one; where the
+machine has to be made again, the node is drained before.
+"""
+
+from infra import hostlist
+from infra.errors import Failure
+from infra.progress import step
+from infra.site import retire
+from infra.site.site import Site
+
+REASON = "slipway: gets another stack"
+
+
+def waiting(site: Site) -> dict[str, str]:
+    """Nodes and login machines whose current stack is not the wanted one, each with the wanted folder."""
+    wanted = {node: pool.stack.folder for pool in site.cluster.pools if pool.stack for node in pool.nodes}
+    stacks = [pool.stack.folder for pool in site.cluster.pools if pool.stack]
+    wanted |= {name: stacks[0] for name in site.cluster.login if stacks}
+    there = {machine.name for machine in site.machines}
+    asked = {name: folder for name, folder in wanted.items() if name in there}
+    script = "readlink /opt/stack/current || :"
+    return {name: folder for name, folder in asked.items() if site.run(name, "sh", "-c", script) != folder}
+
+
+def roll(site: Site, *, requeue: bool) -> bool:
+    """Bring every machine to the wanted stack, one at a time; whether there was any to bring."""
+    from infra.site import replace
+    from infra.site.up import configure, report
+
+    names = waiting(site)
+    for name in names:
+        if site.cluster.place == "docker":  # a container's mounts are made with it
+            if name == site.controller:
+                raise Failure(
+                    f"{name} holds the database and mounts stacks: it cannot be made again; use another login"
+                )
+            replace.again(site, name, requeue=requeue)
+            continue
+        with step(name) as this:
+            report(site, configure(site, this, limit=[name]))
+    if names:
+        retire.states(site)
+        with step("stack") as this:
+            this.did(f"{hostlist.compress(tuple(names))}: {', '.join(sorted(set(names.values())))}")
+    return bool(names)
