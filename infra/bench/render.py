@@ -18,7 +18,7 @@ REPEATS = 3
 def measure(nodes: int = NODES) -> Result:
     """Load, render and write a cluster of `nodes` machines."""
     with tempfile.TemporaryDirectory() as scratch:
-        root = _tree(Path(scratch), nodes)
+        root = tree(Path(scratch), nodes)
         seconds, files = _best(lambda: _all(root, "even", root / "build/even"))
         scattered, odd = _best(lambda: _all(root, "scattered", root / "build/scattered"))
         plain, _ = _best(lambda: _plain(files, root / "plain"))
@@ -61,11 +61,13 @@ def _plain(files: dict[str, str], folder: Path) -> None:
         path.write_text(text)
 
 
-def _tree(scratch: Path, nodes: int) -> Path:
-    """A checkout with this one's machine types and stacks, and two clusters of `nodes` machines."""
-    (scratch / "clusters").mkdir()
+def tree(scratch: Path, nodes: int = 0) -> Path:
+    """A checkout with this one's machine types and stacks, and two clusters of `nodes` machines, if any."""
+    (scratch / "clusters").mkdir(parents=True)
     (scratch / "hardware").symlink_to(CHECKOUT / "hardware")
     (scratch / "images").symlink_to(CHECKOUT / "images")
+    if not nodes:
+        return scratch
     names = ",".join(f"n{number}" for number in range(1, 2 * nodes, 2))
     for name, hosts in (("even", f"n[1-{nodes}]"), ("scattered", names)):
         (scratch / "clusters" / f"{name}.yaml").write_text(

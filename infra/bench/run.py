@@ -5,14 +5,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from infra.bench import cluster, measured, render, stack
+from infra.bench import cluster, inventory, machines, measured, render, stack
 from infra.bench.figure import Result
 from infra.bench.world import World, world
 from infra.errors import Failure
 from infra.machine import read_machine
 from infra.progress import Step, console, step
 
-# In the order of docs/measured.md.
+HERE: dict[str, Callable[..., Result]] = {  # in this checkout and process
+    "render": render.measure,
+    "inventory": inventory.inventory,
+    "preview": inventory.preview,
+    "growth": machines.growth,
+}
 IN_A_WORLD: dict[str, Callable[[World], Result]] = {
     "cold": cluster.cold,
     "warm": cluster.warm,
@@ -23,15 +28,30 @@ IN_A_WORLD: dict[str, Callable[[World], Result]] = {
     "allreduce": stack.allreduce,
     "checkpoint": stack.checkpoint,
 }
-ORDER = ("cold", "warm", "second", "submit", "render", "ddp", "allreduce", "checkpoint", "kill")
-# `all` in the order that brings the cluster up twice only: cold's is used until warm needs it gone.
-ALL = ("render", "cold", "second", "submit", "kill", "warm", "ddp", "allreduce", "checkpoint")
+# These never need a world with an empty cache: Pulumi's command line is half of an hour's work to compile.
+ON_MACHINES: dict[str, Callable[[World], Result]] = {
+    "site": machines.site,
+    "site-second": machines.second,
+    "site-grow": machines.grow,
+}
+# In the order of docs/measured.md.
+ORDER = (
+    *("cold", "warm", "second", "submit", "site", "site-second", "site-grow", "growth"),
+    *("render", "inventory", "preview", "ddp", "allreduce", "checkpoint", "kill"),
+)
+# `all` in the order that brings each cluster up as seldom as can be: cold's is used until warm needs it gone.
+ALL = (
+    *("render", "inventory", "preview"),
+    *("cold", "second", "submit", "kill", "warm", "ddp", "allreduce", "checkpoint"),
+    *("site", "site-second", "site-grow", "growth"),
+)
 
 
-def run(names: Sequence[str], *, write: Path | None, as_json: bool, nodes: int = render.NODES) -> None:
+def run(names: Sequence[str], *, write: Path | None, as_json: bool, nodes: int | None = None) -> None:
     """Measure `names`, print, and with `write` put the lines into that file.
 
-    One that fails does not keep the others from being measured and written; at the end it raises Failure.
+    `nodes`: the size of what is measured HERE, when not its own. One that fails does not keep the others from
+    being measured and written; at the end it raises Failure.
     """
     results: list[Result] = []
     failed: list[str] = []
@@ -55,18 +75,24 @@ def run(names: Sequence[str], *, write: Path | None, as_json: bool, nodes: int =
         raise Failure("\n".join(failed))
 
 
-def _outcomes(names: Sequence[str], *, quiet: bool, nodes: int) -> Iterator[tuple[str, Result | Failure]]:
+def _outcomes(
+    names: Sequence[str], *, quiet: bool, nodes: int | None
+) -> Iterator[tuple[str, Result | Failure]]:
+    size = {} if nodes is None else {"nodes": nodes}
     with ExitStack() as stack:
-        here: World | None = None
+        worlds: dict[str, World] = {}  # the one that is open, by its kind
         for name in names:
             with ExitStack() as line:
                 this = Step(name, None) if quiet else line.enter_context(step(name))
                 try:
-                    if name == "render":
-                        result = render.measure(nodes)
-                    else:
-                        here = here or stack.enter_context(world(fresh="cold" in names))
-                        result = IN_A_WORLD[name](here)
+                    kind = world_of(name, names)
+                    if kind not in worlds:
+                        stack.pop_all().close()
+                        worlds.clear()
+                        if kind:
+                            worlds[kind] = stack.enter_context(world(fresh=kind == "fresh"))
+                    in_a_world = IN_A_WORLD | ON_MACHINES
+                    result = in_a_world[name](worlds[kind]) if kind else HERE[name](**size)
                     this.did("measured")
                 except Failure as failure:
                     this.did("failed")
@@ -74,3 +100,10 @@ def _outcomes(names: Sequence[str], *, quiet: bool, nodes: int) -> Iterator[tupl
                 else:
                     outcome = result
             yield name, outcome
+
+
+def world_of(name: str, names: Sequence[str]) -> str:
+    """The kind of world for `name` among `names`: fresh, with the user's cache (shared), or '' for none."""
+    if name in HERE:
+        return ""
+    return "fresh" if "cold" in names and name in IN_A_WORLD else "shared"

@@ -1,5 +1,7 @@
 """Where measurements happen: a copy of the checkout below build/.bench, and in it a cluster called `bench`.
 
+Clusters of machines are called `bench-site` and `bench-many`.
+
 So nothing of the user's is in the way or at risk: not the running lab, not runs/, and in a fresh world, which
 begins with an empty cache and builds images under a name of its own, neither the cache nor the images.
 """
@@ -25,6 +27,7 @@ from infra.process import output
 from infra.progress import Step
 
 NAME = "bench"
+SITE, MANY = "bench-site", "bench-many"  # clusters of machines; the second belongs to the checkout itself
 REPOSITORY = "slipway-bench"  # of the images that a fresh world builds
 FOLDER = paths.CHECKOUT / "build" / f".{NAME}"  # no cluster's name begins with a dot
 CACHES = ("UV_CACHE_DIR", "PIP_CACHE_DIR")  # they would lead out of a fresh world's cache
@@ -43,15 +46,18 @@ class World:
     def project(self) -> Project:
         return Project(NAME)
 
-    def run(self, *words: str | Path) -> str:
-        """What a command prints in the copy. Raises Failure with its last line; all lines are in the log."""
+    def run(self, *words: str | Path, ok: Sequence[int] = (0,)) -> str:
+        """What a command prints in the copy. Raises Failure with its last line; all lines are in the log.
+
+        `ok`: the exit statuses that mean success.
+        """
         log = FOLDER / "bench.log"
         with log.open("a") as file:
             file.write(f"$ {' '.join(str(word) for word in words)}\n")
             file.flush()
             status, out, err = _run(words, self.checkout, self.env)
             file.write(out + err)
-        if status:
+        if status not in ok:
             lines = (err or out).strip().splitlines()
             raise Failure(f"{words[0]} failed ({status}): {lines[-1] if lines else ''}\n  log: {log}")
         return out + (err if words[0] == "make" else "")  # make's steps are on both
@@ -73,16 +79,32 @@ class World:
         shutil.rmtree(self.checkout / "build" / NAME, ignore_errors=True)
         shutil.rmtree(self.checkout / "runs", ignore_errors=True)
 
+    def down_machines(self) -> None:
+        """Remove the cluster of machines, with everything that is kept of it."""
+        remove_machines(SITE)
+        shutil.rmtree(self.checkout / "build" / SITE, ignore_errors=True)
+
 
 @contextlib.contextmanager
-def world(*, fresh: bool) -> Iterator[World]:
-    """A world that is removed at the end. One that is not fresh shares the user's cache, images and tools."""
+def alone() -> Iterator[None]:
+    """Only one bench of this checkout at a time; what a killed one has left of our machines is removed."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Failure("another `python -m infra bench` runs in this checkout: wait for it") from None
+        _no_foreign_machines()
+        for name in (SITE, MANY):
+            remove_machines(name)
+        shutil.rmtree(paths.build(MANY), ignore_errors=True)
+        yield
+
+
+@contextlib.contextmanager
+def world(*, fresh: bool) -> Iterator[World]:
+    """A world that is removed at the end. One that is not fresh shares the user's cache, images and tools."""
+    with alone():
         _no_foreign_cluster()
         _remove()  # what a killed one has left
         if fresh:
@@ -137,6 +159,29 @@ def _no_foreign_cluster() -> None:
             raise Failure(f"a cluster called '{NAME}' runs from {folder}: remove it or wait for its end")
 
 
+def _no_foreign_machines() -> None:
+    """Raise Failure when there are machines of ours whose state is not in this checkout."""
+    for name, folder in ((SITE, FOLDER / "checkout" / "build" / SITE), (MANY, paths.build(MANY))):
+        if _labelled("container", name) and not (folder / "state").exists():
+            raise Failure(f"machines of a cluster called '{name}' run from elsewhere: wait for their end")
+
+
+def remove_machines(name: str) -> None:
+    """Remove everything that Docker has of a cluster of machines. Its state is to be removed with it."""
+    for kind in ("container", "network", "volume"):
+        found = _labelled(kind, name)
+        if found:
+            words = ["docker", kind, "rm", *(["--force", "--volumes"] if kind == "container" else [])]
+            output([*words, *found])
+
+
+def _labelled(kind: str, name: str) -> list[str]:
+    """Ids of the containers, networks or volumes of a cluster of machines."""
+    everything = ["--all"] if kind == "container" else []
+    asked = ["--quiet", "--filter", f"label=slipway:cluster={name}"]
+    return output(["docker", kind, "ls", *everything, *asked]).split()
+
+
 def _no_other_build() -> None:
     """Raise Failure when images are being built: the containers for that would have the same names."""
     builds = output(["docker", "ps", "--filter", "name=^slipway-build-", "--format", "{{.Names}}"]).split()
@@ -184,6 +229,7 @@ def _remove() -> None:
     """Remove everything that a world has made; what is the user's has other names and places."""
     assert engine.REPOSITORY != REPOSITORY, "SLIPWAY_REPOSITORY names the images that bench removes"
     down.remove(Project(NAME), volumes=True)
+    remove_machines(SITE)
     listed = ["docker", "image", "ls", "--filter", f"reference={REPOSITORY}/*"]
     tags = output([*listed, "--format", "{{.Repository}}:{{.Tag}}"]).split()
     for tag in tags:  # an interrupted build leaves its container

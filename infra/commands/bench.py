@@ -13,7 +13,7 @@ app = typer.Typer(
     help="""Measure, each figure beside its limit or goal, with the method.
 
 \b
-  python -m infra bench all --write docs/measured.md    everything; a quarter of an hour
+  python -m infra bench all --write docs/measured.md    everything; half an hour
   python -m infra bench submit                          one, in a cluster of its own
 """,
 )
@@ -87,6 +87,68 @@ def kill(write: Write = None, json: Json = False) -> None:
 
 
 @app.command()
+def site(write: Write = None, json: Json = False) -> None:
+    """Time of plan and of `make cluster-up` for machines of this host, to the first training step, by phase.
+
+    Example: python -m infra bench site
+    """
+    _run(["site"], write, json)
+
+
+@app.command("site-second")
+def site_second(write: Write = None, json: Json = False) -> None:
+    """Time of `make cluster-up` on machines where there is nothing to do, by phase.
+
+    Example: python -m infra bench site-second
+    """
+    _run(["site-second"], write, json)
+
+
+@app.command("site-grow")
+def site_grow(write: Write = None, json: Json = False) -> None:
+    """Time of `make cluster-up` with one machine more, by phase, and with one less.
+
+    Example: python -m infra bench site-grow
+    """
+    _run(["site-grow"], write, json)
+
+
+@app.command()
+def growth(write: Write = None, json: Json = False) -> None:
+    """Time of Ansible's dry run on one machine, and on all, with 3, 10 and 30 machines in the inventory.
+
+    Example: python -m infra bench growth
+    """
+    _run(["growth"], write, json)
+
+
+@app.command()
+def inventory(
+    nodes: Annotated[int, typer.Option(min=100, help="Machines in the cluster.")] = 10_000,
+    write: Write = None,
+    json: Json = False,
+) -> None:
+    """Time in which Ansible reads an inventory of NODES machines, beside a plain parse of the same files.
+
+    Example: python -m infra bench inventory --nodes 1000
+    """
+    _run(["inventory"], write, json, nodes)
+
+
+@app.command()
+def preview(
+    nodes: Annotated[int, typer.Option(min=100, help="Machines in the cluster.")] = 1_000,
+    write: Write = None,
+    json: Json = False,
+) -> None:
+    """Time of the resource graph of NODES machines on AWS, under Pulumi's mocks.
+
+    Example: python -m infra bench preview --nodes 200
+    """
+    _run(["preview"], write, json, nodes)
+
+
+@app.command()
 def render(
     nodes: Annotated[int, typer.Option(min=1, help="Machines in the cluster.")] = 10_000,
     write: Write = None,
@@ -126,7 +188,7 @@ def checkpoint(write: Write = None, json: Json = False) -> None:
     _run(["checkpoint"], write, json)
 
 
-def _run(names: Sequence[str], write: Path | None, json: bool, nodes: int = 10_000) -> None:
+def _run(names: Sequence[str], write: Path | None, json: bool, nodes: int | None = None) -> None:
     import signal
 
     from infra.bench.run import run

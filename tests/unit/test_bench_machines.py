@@ -1,0 +1,109 @@
+"""Figures of machines: what is taken from the commands' own steps, what is beside what, and where each is measured."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from infra import paths
+from infra.bench import inventory, machines, world
+from infra.bench.run import ALL, IN_A_WORLD, ON_MACHINES, world_of
+from infra.commands import bench
+from infra.errors import Failure
+from infra.paths import CHECKOUT
+from infra.provision import shape
+from tests.checkout import LAPTOP
+
+SITE = (CHECKOUT / "clusters/site.yaml").read_text()
+SAID = """\
+  host       Docker 26.1.5                                                     0.2 s
+  machines   made gpu-3                                                        2.5 s
+  configure  5 machines, 98 tasks, 31 changes on 1                            21.0 s
+site: up
+"""
+
+
+def test_the_site_is_measured_under_a_name_and_network_of_its_own() -> None:
+    text = machines.renamed(SITE, 3)
+    changed = set(text.splitlines()) - set(SITE.splitlines())
+    assert changed == {"name: bench-site", "    count: 3", "  cidr: 10.82.0.0/24"}
+
+
+def test_a_site_file_that_the_bench_does_not_know_is_told() -> None:
+    with pytest.raises(Failure, match=r"clusters/site\.yaml: the bench looks for 'count: 2' once in it"):
+        machines.renamed(SITE.replace("count: 2", "count: 4"), 3)
+
+
+def test_phases_are_the_steps_of_the_command_and_what_is_in_none_of_them() -> None:
+    phases = machines.rest(machines.phases(SAID), 25.0)
+    assert phases == {"host": 0.2, "machines": 2.5, "configure": 21.0, "rest": pytest.approx(1.3)}
+
+
+def test_one_of_many_stands_beside_one_of_few_and_all_beside_one_after_the_other() -> None:
+    found = machines.growth_figures((3, 30), {3: 5.0, 30: 40.0}, {3: 10.0, 30: 11.0}, {3: 16.0, 30: 93.0})
+    told = {figure.name.strip(): (figure.value, figure.limit, figure.limit_name) for figure in found}
+    assert told["dry run for 1 of 3 machines"] == (10.0, None, "")
+    assert told["dry run for 1 of 30 machines"] == (11.0, 10.0, "1 of 3")
+    assert told["dry run for all of 30 machines and their controller"] == (93.0, 310.0, "31 x 1 machine")
+    assert told["Pulumi: from 3 machines to 30"] == (40.0, None, "")
+
+
+def test_many_small_machines_are_a_cluster_that_this_host_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "build").mkdir()
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(machines, "read_machine", lambda: LAPTOP)
+    cluster = machines._many(30)
+    assert [spec.name for spec in shape.machines(cluster)] == ["head", *(f"n-{n}" for n in range(1, 31))]
+
+
+def test_figures_of_machines_never_pay_for_an_empty_cache() -> None:
+    assert {world_of(name, ALL) for name in IN_A_WORLD} == {"fresh"}
+    assert {world_of(name, ALL) for name in ON_MACHINES} == {"shared"}
+    assert {world_of(name, ["warm", "site"]) for name in ("warm", "site")} == {"shared"}
+    assert world_of("growth", ALL) == "", "it holds the lock itself"
+
+
+def test_a_world_is_not_opened_and_closed_in_turns() -> None:
+    kinds = [world_of(name, ALL) for name in ALL]
+    assert [kind for kind, before in zip(kinds, ["", *kinds], strict=False) if kind != before] == [
+        "fresh",
+        "shared",
+        "",
+    ]
+
+
+def test_machines_of_someone_else_are_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(world, "FOLDER", tmp_path)
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(world, "remove_machines", removed.append)
+    monkeypatch.setattr(world, "_labelled", lambda kind, name: ["c1"] if name == world.SITE else [])
+    with pytest.raises(Failure, match="'bench-site' run from elsewhere"), world.alone():
+        pass
+    assert removed == []
+    (tmp_path / "checkout/build" / world.SITE / "state").mkdir(parents=True)
+    with world.alone():
+        assert removed == [world.SITE, world.MANY]
+        with pytest.raises(Failure, match="another `python -m infra bench` runs"), world.alone():
+            pass
+
+
+def test_the_cloud_of_a_thousand_nodes_is_a_right_cluster_file(tmp_path: Path) -> None:
+    cluster = inventory._aws(tmp_path / "checkout", 1000)
+    assert len(shape.machines(cluster)) == 1004
+    assert cluster.place == "aws"
+
+
+def test_the_inventory_that_ansible_reads_has_every_node(tmp_path: Path) -> None:
+    folder = inventory._rendered(tmp_path / "checkout", 500)
+    assert "n[1:500]" in (folder / "inventory.yaml").read_text()
+    assert inventory._parse(folder) > 1000
+    inventory._ansible("ansible", folder, "--list-hosts", "n500")
+    with pytest.raises(Failure, match="ansible failed"):
+        inventory._ansible("ansible", folder, "--no-such-option")
+
+
+def test_a_cluster_that_is_too_small_to_tell_is_refused() -> None:
+    assert CliRunner().invoke(bench.app, ["preview", "--nodes", "10"]).exit_code == 2
