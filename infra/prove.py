@@ -6,6 +6,7 @@ from pathlib import Path
 
 from infra import job
 from infra.errors import Failure
+from infra.paths import CHECKOUT
 from infra.progress import Step, console
 
 
@@ -72,8 +73,13 @@ def say_what_it_learned(run: job.Run) -> None:
     )
     seconds = job.since_start(run)
     first = f"From nothing to the first training step: {_minutes(seconds)}. " if seconds else ""
-    console.print(f"{first}Report: runs/{run.id}/report.html")
+    console.print(f"{first}Report: {shown(run.folder)}/report.html")
 
 
 def _minutes(seconds: float) -> str:
     return f"{int(seconds // 60)} min {int(seconds % 60):02d} s" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def shown(folder: Path) -> Path:
+    """A path as people type it, from the checkout."""
+    return folder.relative_to(CHECKOUT) if folder.is_relative_to(CHECKOUT) else folder

@@ -88,12 +88,23 @@ def _entries(conf: str, kind: str, shown: str, keys: dict[str, str]) -> Iterator
 
 
 def same(stated: str, shown: str) -> bool:
-    """Whether scontrol's form of a value means what slurm.conf says: 15 is `15 sec`, YES is `Yes`."""
-    if stated.lower() == shown.lower():
-        return True
+    """Whether scontrol's form of a value means what slurm.conf says: 15 is `15 sec`, 7-0 is `7-00:00:00`."""
     bare = re.sub(r"\s+(sec|min|hours?|days?|MB|percent)$", "", shown)
-    if bare.lower() == stated.lower():
+    if stated.lower() in (shown.lower(), bare.lower()):
         return True
-    if re.fullmatch(r"[\w/,=.-]+", stated) and re.fullmatch(r"[\w/,=.-]+", bare):
-        return sorted(stated.lower().split(",")) == sorted(bare.lower().split(","))
-    return False
+    if bare in ("(null)", "None", "none", "N/A"):
+        return stated.lower().rpartition("/")[2] in ("none", "")
+    if seconds(stated) is not None and seconds(stated) == seconds(bare):
+        return True
+    wanted, got = set(stated.lower().split(",")), set(bare.lower().split(","))
+    # Slurm counts cpu, mem and others beside what AccountingStorageTRES names
+    return wanted == got or ("billing" in got and wanted <= got)
+
+
+def seconds(text: str) -> int | None:
+    """A duration as Slurm writes it (7-0, 1-00:00:00, 01:30:00); None for anything else."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not found or (found[1] is None and found[3] is None):
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
