@@ -15,6 +15,8 @@ from infra.images import Target
 from infra.paths import CHECKOUT
 from infra.progress import Step
 
+TESTED = {"real": ["images and their locks", "Debian 13", "x86_64"]}
+
 IMAGES = ("base", "node", "stack-cuda13")
 
 

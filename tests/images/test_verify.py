@@ -12,6 +12,8 @@ from infra import imageverify, stackfolder
 from infra.images import Target
 from infra.paths import CHECKOUT
 
+TESTED = {"real": ["images and their locks"]}
+
 
 def test_folder_and_image_are_what_their_lock_says(built: dict[str, Target]) -> None:
     """By the command that a person types: exit code and screen."""

@@ -14,6 +14,8 @@ from jobs import metrics
 from jobs.errors import Failure
 from tests.jobs.conftest import CHECKOUT, Trainer
 
+TESTED = {"real": ["training on one node"]}
+
 STEPS = {"train__steps": 30, "checkpoint__every": 10}
 
 

@@ -11,6 +11,8 @@ import pytest
 from jobs import config
 from tests.jobs.conftest import Trainer
 
+TESTED = {"real": ["training on one node"]}
+
 
 def test_it_learns_and_leaves_a_complete_run_folder(undisturbed: Trainer) -> None:
     summary = json.loads((undisturbed.folder / "summary.json").read_text())

@@ -6,6 +6,8 @@ import subprocess
 from infra.paths import CHECKOUT
 from tests.lab.conftest import Lab, until
 
+TESTED = {"real": ["place lab"]}
+
 
 def test_streams_and_exit_status_are_the_jobs_own(lab: Lab) -> None:
     done = lab.sh("srun sh -c 'cat; echo to stderr >&2; exit 7'", stdin="to stdin\n")

@@ -10,6 +10,8 @@ from infra.paths import CHECKOUT
 from tests import strategies
 from tests.lab.conftest import Lab
 
+TESTED = {"real": ["Slurm with accounting"]}
+
 COUNT = 12  # random clusters; the same ones every time
 
 

@@ -7,6 +7,8 @@ from infra.process import output
 from tests import docs
 from tests.lab.conftest import Lab
 
+TESTED = {"real": ["place lab"]}
+
 PAGES = [page for page in docs.pages(CHECKOUT) if page.runnable()]
 
 

@@ -10,6 +10,8 @@ from infra.paths import CHECKOUT
 from infra.process import output
 from tests.lab.conftest import Lab, until
 
+TESTED = {"real": ["place lab"]}
+
 
 def pids(container: str) -> list[str]:
     """Process ids, as this machine sees them, of everything in a container."""

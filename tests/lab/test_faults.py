@@ -12,6 +12,8 @@ from infra import job
 from infra.errors import Failure
 from tests.lab.conftest import Lab, until
 
+TESTED = {"real": ["place lab", "training on two nodes"]}
+
 STEPS = 120
 TRAIN = ["jobs/ddp.sbatch", f"--train.steps={STEPS}", "--checkpoint.every=20", "--checkpoint.keep=2"]
 

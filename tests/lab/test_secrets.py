@@ -8,6 +8,8 @@ from infra.paths import CHECKOUT
 from infra.process import output
 from tests.lab.conftest import Lab, until
 
+TESTED = {"real": ["place lab"]}
+
 
 def test_only_their_owner_can_read_them_and_git_ignores_them(lab: Lab) -> None:
     folder = secrets.folder(lab.project.cluster)

@@ -8,6 +8,8 @@ from infra.errors import Failure
 from infra.paths import CHECKOUT
 from tests.lab.conftest import Lab, until
 
+TESTED = {"real": ["place lab", "Slurm with accounting"], "stand-in": ["NVIDIA GPU"]}
+
 HOLD = "'sleep 600'"  # what a job does that only has to be there
 
 

@@ -8,6 +8,8 @@ import subprocess
 from infra.paths import CHECKOUT
 from tests.lab.conftest import Lab, until
 
+TESTED = {"real": ["place lab", "training on two nodes", "Debian 13", "cgroup v1", "x86_64"]}
+
 
 def test_it_ends_with_a_model_that_learned(lab: Lab) -> None:
     state = json.loads((lab.project.folder / "state.json").read_text())

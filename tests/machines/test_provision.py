@@ -26,6 +26,8 @@ from infra.provision import lock
 from infra.provision.events import Change
 from infra.provision.stack import Outputs, Provisioner
 
+TESTED = {"real": ["place docker", "shared disk: a volume"]}
+
 NAME = "prov"
 CLUSTER: dict[str, Any] = {
     "name": NAME,

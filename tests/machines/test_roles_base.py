@@ -13,6 +13,8 @@ import pytest
 
 from tests.machines.box import Boxes, Played, boxes
 
+TESTED = {"real": ["Debian 13", "Debian 12", "SSH with known host keys", "firewall"]}
+
 LISTS = {"name": "common", "tasks_from": "packages"}
 ROLES = [LISTS, "ssh", "users", "time", "limits", "firewall"]
 

@@ -21,6 +21,11 @@ from infra.paths import CHECKOUT
 from infra.render.prometheus import render
 from tests.machines.box import Boxes, boxes
 
+TESTED = {
+    "real": ["Debian 13", "Debian 12", "Prometheus"],
+    "stand-in": ["NVIDIA driver", "shared disk: NFS", "shared disk: FSx, Filestore, Lustre"],
+}
+
 STACK = "cuda13-0123456789ab"
 OTHER = "cuda13-ba9876543210"
 HOSTS = ("deb13", "deb12")

@@ -6,6 +6,8 @@ import time
 from infra.cluster import Cluster
 from tests.nodes.conftest import Node, connect
 
+TESTED = {"real": ["place lab", "place docker"]}
+
 UNITS = {
     "db": ["mariadb"],
     "slurmdbd": ["munge", "slurmdbd"],

@@ -13,6 +13,8 @@ from infra.provision.program import Inputs, program
 from infra.provision.shape import machines
 from tests.provision.clouds import SHAPES, load
 
+TESTED = {"mocks": ["place aws", "EFA, InfiniBand, RoCE", "shared disk: FSx, Filestore, Lustre"]}
+
 INSTANCE = "aws:ec2/instance:Instance"
 TEMPLATE = "aws:ec2/launchTemplate:LaunchTemplate"
 

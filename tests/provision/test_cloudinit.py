@@ -14,6 +14,8 @@ from infra.load import load_profile, read_profile
 from infra.paths import CHECKOUT
 from infra.provision import cloudinit
 
+TESTED = {"mocks": ["place aws", "place gcp"]}
+
 
 def test_a_key_is_made_once_and_is_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "host-keys" / "gpu-1"

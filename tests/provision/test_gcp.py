@@ -9,6 +9,8 @@ from infra.provision.graph import graph
 from tests.provision.clouds import SHAPES, load
 from tests.provision.test_aws import exported, made, of
 
+TESTED = {"mocks": ["place gcp", "TPU", "shared disk: FSx, Filestore, Lustre"]}
+
 INSTANCE = "gcp:compute/instance:Instance"
 POLICY = "gcp:compute/resourcePolicy:ResourcePolicy"
 

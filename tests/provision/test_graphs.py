@@ -9,6 +9,8 @@ from infra.provision.graph import graph, text
 from tests.checkout import GOLDEN
 from tests.provision.clouds import SHAPES, load
 
+TESTED = {"mocks": ["place aws", "place gcp", "TPU", "EFA, InfiniBand, RoCE", "aarch64"]}
+
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_graph_is_the_committed_one(shape: str, root: Path, request: pytest.FixtureRequest) -> None:

@@ -18,6 +18,8 @@ from infra.progress import Step
 from infra.provision import given
 from tests.provision.emulator import free_port
 
+TESTED = {"real": ["SSH with known host keys"]}
+
 
 @dataclass(frozen=True)
 class Server:

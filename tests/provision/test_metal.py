@@ -24,6 +24,8 @@ from tests import docs
 from tests.provision import emulator as emulators
 from tests.provision.emulator import PASSWORD, USER, Emulator, processors, server
 
+TESTED = {"stand-in": ["place metal", "management controllers"]}
+
 EXAMPLE = CHECKOUT / "clusters/metal.yaml"
 VARIABLE = "SLIPWAY_BMC_PASSWORD"
 

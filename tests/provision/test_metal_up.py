@@ -25,6 +25,8 @@ from infra.provision.stack import Provisioner
 from tests.provision import emulator as emulators
 from tests.provision.emulator import PASSWORD, USER, Emulator, processors, server
 
+TESTED = {"stand-in": ["place metal", "management controllers"]}
+
 
 @pytest.fixture(scope="module")
 def bmc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:

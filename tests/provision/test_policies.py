@@ -18,6 +18,8 @@ from infra.provision.graph import graph, record
 from tests.provision.clouds import SHAPES, in_cloud, load
 from tests.strategies import clusters, schedulable
 
+TESTED = {"mocks": ["place docker", "place aws", "place gcp", "place metal"]}
+
 OWN = {"slipway:cluster": "small"}
 LABELS = {"slipway-cluster": "small"}
 

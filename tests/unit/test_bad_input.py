@@ -17,6 +17,8 @@ from infra.paths import CHECKOUT
 from tests.checkout import LAPTOP, checkout, own_hardware, small_cluster
 from tests.unit.test_render import UNSEEN
 
+TESTED = {"text": ["AMD GPU", "TPU"]}
+
 RIGHT = """\
 name: site
 description: a test

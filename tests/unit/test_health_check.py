@@ -15,6 +15,8 @@ from infra.paths import CHECKOUT
 from slurm import health_check
 from slurm.health_check import Node
 
+TESTED = {"stand-in": ["NVIDIA GPU"]}
+
 FACTS: dict[str, Any] = {
     "cpus": 4,
     "memory_mib": 8000,

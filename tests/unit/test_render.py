@@ -21,6 +21,8 @@ from infra.render import render, write
 from tests.checkout import GOLDEN, LAPTOP, checkout, own_hardware, small_cluster
 from tests.strategies import clusters, schedulable
 
+TESTED = {"text": ["place lab", "cgroup v2", "Kubernetes", "aarch64", "EFA, InfiniBand, RoCE"]}
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
