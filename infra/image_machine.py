@@ -9,7 +9,7 @@ from pathlib import Path
 from infra import apt, engine, image_base
 from infra.image_node import SETTINGS
 
-RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
+RECIPE = Path(__file__).read_text() + image_base.RECIPE  # both modules are inputs of what they make
 SUITES = {"debian-13": apt.DEBIAN_13, "debian-12": "bookworm"}
 
 
@@ -19,7 +19,7 @@ def name(image: str) -> str:
 
 
 def sources(root: Path) -> list[Path]:
-    return [root / "images/machine", root / "images/base/dpkg.cfg", root / "infra/image_base.py"]
+    return [root / "images/machine", root / "images/base/dpkg.cfg"]
 
 
 def make(root: Path, image: str, inputs: str, tag: str, log: Path) -> None:

@@ -13,10 +13,11 @@ RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
 
 
 def sources(root: Path) -> list[Path]:
-    names = ["ansible/image.yml", "ansible/ansible.cfg", "ansible/files", "ansible/roles"]
-    return [*(root / name for name in names), *(root / "slurm" / name for name in NODE_FILES)]
+    names = ["image.yml", "ansible.cfg", "files", "plugins", *(f"roles/{role}" for role in ROLES)]
+    return [*(root / "ansible" / name for name in names), *(root / "slurm" / name for name in NODE_FILES)]
 
 
+ROLES = ("common", "munge", "slurm", "node_exporter", "stack")  # those that image.yml installs
 # What sites edit and the role `slurm` copies into every node.
 NODE_FILES = ("health_check.py", "prolog.sh", "epilog.sh")
 

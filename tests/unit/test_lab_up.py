@@ -1,17 +1,17 @@
-"""`make cluster-up` refuses what it cannot start before it touches the host. What it starts: tests/lab."""
+"""`make cluster-up` refuses what it cannot start before it touches the host. What it starts: tests/lab, machines."""
 
 from pathlib import Path
 
 import pytest
 
 from infra.errors import Mistake
-from infra.lab.up import up
+from infra.commands.cluster import plan, up
 
 METAL = """
 name: site
 description: real machines
 place: metal
-schedulers: [slurm]
+schedulers: [kubernetes]
 services: {hardware: cpu-epyc-2s}
 pools:
   gpu: {hardware: h100-sxm-8x, count: 2, partition: train}
@@ -26,13 +26,18 @@ users:
 """
 
 
-def test_machines_that_are_no_lab_are_refused(tmp_path: Path) -> None:
+def test_machines_without_slurm_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(METAL)
-    with pytest.raises(Mistake, match=r"site\.yaml: only place: lab with Slurm can be started; make render"):
-        up(file, "jobs/ddp.sbatch")
+    with pytest.raises(Mistake, match=r"site\.yaml: only Slurm runs on machines so far; write schedulers"):
+        up(file, "")
 
 
 def test_a_job_that_is_not_there_is_refused() -> None:
     with pytest.raises(Mistake, match=r"JOB=jobs/none\.sbatch: no such file"):
         up(Path("clusters/lab.yaml"), "jobs/none.sbatch")
+
+
+def test_a_lab_has_no_plan() -> None:
+    with pytest.raises(Mistake, match="a lab has no plan"):
+        plan(Path("clusters/lab.yaml"))
