@@ -13,7 +13,7 @@ from infra.cluster import Cluster
 from infra.errors import Failure
 from infra.progress import Step, console, step
 from infra.provision import shape
-from infra.site import slurmconf
+from infra.site import live
 from infra.site.applied import Applied
 from infra.site.play import Result, play
 from infra.site.site import Site
@@ -97,10 +97,10 @@ def make(cluster: Cluster) -> Plan:
         items += configured
         if site.controller in stay and site.controller not in unreachable:
             with step("slurm") as this:
-                live = slurm(site)
-                this.did(f"{len(live)} differences" if live else "as rendered")
+                running = slurm(site)
+                this.did(f"{len(running)} differences" if running else "as rendered")
             told = {item.name for item in items if item.what == "file"}
-            items += [item for item in live if site.controller not in told or item.kind == "drift"]
+            items += [item for item in running if site.controller not in told or item.kind == "drift"]
     return Plan(cluster.name, items, before(site), after(cluster), unreachable)
 
 
@@ -137,14 +137,9 @@ def explain(result: Result, applied: Applied) -> tuple[str, str, str]:
 
 def slurm(site: Site) -> list[Item]:
     """What slurmctld runs with that is not what its own file says."""
-    conf = (site.folder / "slurm" / "slurm.conf").read_text()
-    shown = [
-        site.run(site.controller, "scontrol", *words)
-        for words in (["show", "config"], ["-o", "show", "node"], ["-o", "show", "partition"])
-    ]
     kind = "drift" if Applied.load(site).current else "change"
     same: dict[tuple[str, str, str], list[str]] = {}
-    for what, key, rendered, running in slurmconf.differences(conf, *shown):
+    for what, key, rendered, running in live.differences(site):
         same.setdefault((key, rendered, running), []).append(what)
     return [
         Item(kind, "slurm", hostlist.compress(tuple(names)), f"{key} {running} -> {rendered}")

@@ -22,7 +22,7 @@ from infra.progress import Step, console, step
 from infra.provision import lock
 from infra.render import render, write
 from infra.show import headline
-from infra.site import applied, copy, retire, ssh
+from infra.site import applied, copy, live, retire, ssh
 from infra.site.play import Played, play
 from infra.site.site import Site
 
@@ -59,6 +59,10 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
                 verify.run(cluster, this)
             done.verified = True
             done.save(site.folder)
+        with step("slurm") as this:
+            found = live.put_right(site, this)
+            this.did(f"put right {', '.join(found)}" if found else "as rendered", changed=bool(found))
+        changed = changed or bool(found)
         if script and not done.proved:
             with step("job") as this:
                 this.doing("copying the checkout")
