@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from infra.cluster import Cluster, Pool
+from infra.hardware import Accelerators
 from infra.provision import ports, shape
 from infra.render import firewall
 from infra.render.text import origin, yaml
@@ -141,8 +142,15 @@ def _pool(cluster: Cluster, pool: Pool) -> dict[str, Any]:
             "driver_version": gpus.driver,
             "nvidia_driver_oldest": (pool.stack.file.min_driver or "") if pool.stack else "",
             # an NVSwitch board, whose switches a service of NVIDIA's sets up
+            # the open kernel modules know Turing (7.5) and newer
+            "nvidia_driver_open": _capability(gpus) >= (7, 5),
             "nvidia_driver_fabric_manager": bool(
                 gpus.link and gpus.link.kind == "nvlink" and gpus.count == 8
             ),
         }
     return facts
+
+
+def _capability(gpus: Accelerators) -> tuple[int, ...]:
+    """9.0 as (9, 0); nothing known is nothing new."""
+    return tuple(int(part) for part in (gpus.compute_capability or "0.0").split("."))

@@ -45,10 +45,13 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
         with step("machines") as this:
             made = provision(site, this)
         site = Site(cluster)
+        silent = power(site)
         with step("configure") as this:
             played = configure(site, this)
         changed = made or bool(played.changed)
         report(site, played)
+        if silent:
+            raise Failure(f"{len(silent)} management controllers do not answer, see above; the rest is done")
         applied.save(site)
         before, done = prove.Done.load(site.folder), prove.Done.load(site.folder)
         if changed or not done.verified:
@@ -134,6 +137,18 @@ def provision(site: Site, this: Step, anew: str | None = None) -> bool:
     put(site.file, json.dumps(asdict(outputs), indent=2) + "\n")
     ssh.write(Site(site.cluster))
     return this.changed
+
+
+def power(site: Site) -> list[str]:
+    """What the management controllers of given hosts say; those that do not answer, a line each."""
+    if site.cluster.place != "metal":
+        return []
+    from infra.provision import given
+
+    found = given.report(site.cluster, site.outputs["machines"])
+    for line in found.lines:
+        console.print(f"  {line}", markup=False)
+    return list(found.silent)
 
 
 def configure(site: Site, this: Step, limit: list[str] | None = None) -> Played:
