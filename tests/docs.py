@@ -1,7 +1,8 @@
 """The documentation as data (README.md and docs/*.md), and a runner for the commands in it.
 
-A block of language `bash` is run by tests/lab/test_docs.py, all blocks of a page in one shell, at the top of
-the checkout. One that must not be run says why in the line before it:
+A block of language `bash` is run by tests/lab/test_docs.py, or by tests/machines/test_docs.py for the pages
+ON_MACHINES; all blocks of a page in one shell, at the top of the checkout. One that must not be run says why in
+the line before it:
 
     <!-- not run: asks for a terminal -->
 
@@ -14,10 +15,12 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import dedent
 
+# Pages whose commands are about the machines of clusters/site.yaml.
+ON_MACHINES = ("docs/provision-this-host.md", "docs/grow-shrink-upgrade.md")
 LANGUAGES = ("bash", "text", "yaml", "json", "python")
 FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*(.*?)\s*$")
 MARK = re.compile(r"<!--\s*not[ -]?run\b(.*)-->", re.IGNORECASE)
@@ -110,6 +113,18 @@ def parse(name: str, text: str) -> Page:
     if mark:
         page.wrong(mark[0], "'not run' without a block of bash in the next line")
     return page
+
+
+def about(page: Page, file: Path) -> Page:
+    """`page` with the commands that name clusters/site.yaml about another cluster, of file `file`."""
+    names = (("clusters/site.yaml", str(file)), ("build/site/", f"build/{file.stem}/"))
+    blocks = []
+    for block in page.blocks:
+        text = block.text
+        for old, new in names:
+            text = text.replace(old, new)
+        blocks.append(replace(block, text=text))
+    return replace(page, blocks=blocks)
 
 
 def _block(page: Page, start: int, fence: re.Match[str], lines: Iterator[tuple[int, str]]) -> Block:

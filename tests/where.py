@@ -156,4 +156,7 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(files()))
+    try:
+        PAGE.write_text(page(files()))
+    except ValueError as error:
+        raise SystemExit(str(error)) from None

@@ -13,7 +13,7 @@ app = typer.Typer(
     help="""Measure, each figure beside its limit or goal, with the method.
 
 \b
-  python -m infra bench all --write docs/measured.md    everything; half an hour
+  python -m infra bench all --write docs/measured.md    everything; most of an hour
   python -m infra bench submit                          one, in a cluster of its own
 """,
 )

@@ -9,7 +9,7 @@ from tests.lab.conftest import Lab
 
 TESTED = {"real": ["place lab"]}
 
-PAGES = [page for page in docs.pages(CHECKOUT) if page.runnable()]
+PAGES = [page for page in docs.pages(CHECKOUT) if page.runnable() and page.name not in docs.ON_MACHINES]
 
 
 def untracked() -> set[str]:

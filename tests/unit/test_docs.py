@@ -58,6 +58,20 @@ def test_every_verb_is_told_of() -> None:
     assert set.union(*(page.verbs() for page in PAGES)) == VERBS
 
 
+def test_pages_about_machines_are_run_on_machines_and_no_others() -> None:
+    """The cluster of clusters/site.yaml may be somebody's own: no test brings it up or down."""
+    for page in PAGES:
+        runs = "".join(block.text for block in page.runnable())
+        changes = re.search(r"make (cluster-up|cluster-down|plan)\b.*CLUSTER=clusters/site\.yaml", runs)
+        assert not changes or page.name in docs.ON_MACHINES, page.name
+
+
+def test_a_page_about_machines_can_be_run_on_others() -> None:
+    text = "```bash\nmake plan CLUSTER=clusters/site.yaml\nssh -F build/site/ssh/config gpu-1 true\n```\n"
+    (block,) = docs.about(docs.parse("x.md", text), Path("build/trial.yaml")).blocks
+    assert block.text == "make plan CLUSTER=build/trial.yaml\nssh -F build/trial/ssh/config gpu-1 true\n"
+
+
 BAD = {
     "a block without a language": "```\nls\n```",
     "a block of language 'sh'": "```sh\nls\n```",
