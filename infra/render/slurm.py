@@ -8,6 +8,7 @@ from infra.hardware import Accelerators, device_files
 from infra.provision.ports import SRUN_PORTS
 from infra.render import topology
 from infra.render.text import columns, fill, minutes, settings
+from infra.slurmrelease import newer, release
 
 # Which variables tell a job its devices; without a flag Slurm sets those of all vendors.
 ENVIRONMENTS = {"nvidia": "nvidia_gpu_env", "amd": "amd_gpu_env", "intel": "oneapi_gpu_env"}
@@ -29,6 +30,8 @@ def render(cluster: Cluster) -> dict[str, str]:
             gres_types=_gres_types(cluster),
             topology=plugin,
             srun_ports=SRUN_PORTS,
+            # a setting of newer releases, whose default of 60 s they refuse beside a shorter interval
+            health_timeout=lab is not None and newer(release(cluster), "24.11"),
             simulated=any(pool.simulated for pool in cluster.pools),
             nodes=columns(_node(pool) for pool in cluster.pools),
             partitions=columns(_partitions(cluster)),

@@ -30,7 +30,7 @@ done
 """
 # Of these units, those that the machine has.
 STOP = """
-there=$(systemctl list-units --plain --no-legend --all "$@" | cut -d' ' -f1)
+there=$(systemctl list-unit-files --no-legend "$@" | cut -d' ' -f1)
 [ -z "$there" ] || systemctl stop $there
 """
 RESTORE_DATABASE = """
@@ -55,7 +55,7 @@ squeue --noheader --format='%A %T' | while read -r id state; do
   elif [ "$state" != PENDING ]; then scontrol requeue "$id"; fi
 done
 known=$(squeue --noheader --format=%A)
-for id in $wait; do printf '%s\n' "$known" | grep -qx "$id" || echo "$id"; done
+for id in $wait; do printf '%s\n' "$known" | grep -qx "$id" || echo "$id"; done >"$1/since/lost.txt"
 """
 
 
@@ -92,13 +92,12 @@ def slurm(site: Site, record: Record, before: str, after: str, *, requeue: bool)
                 exchange(site, [host], this)
                 upgrade.check(site, host, after, this)
                 record.reached(site, f"installed {host}")
-    lost: list[str] = []
     if "queue" not in record.done:
         with step("queue") as this:
             script = ("bash", "-c", QUEUE, "queue", record.backup)
-            lost = site.run(services.controller, *script, timeout_s=LONG_S).split()
+            site.run(services.controller, *script, timeout_s=LONG_S)
             record.reached(site, "queue")
-            this.did("jobs that had ended since are out of it" + (f", {len(lost)} not in it" if lost else ""))
+            this.did("as it was, without what has ended since")
     others = [host for host in hosts if host not in first]
     if others:
         with step("nodes") as this:
@@ -110,13 +109,16 @@ def slurm(site: Site, record: Record, before: str, after: str, *, requeue: bool)
             this.did(f"Slurm {after} on {hostlist.compress(tuple(others))}")
     retire.resume(site, [node for node in site.cluster.nodes if _ours(site, node)])
     backup = record.backup
+    lost = site.run(services.controller, "cat", f"{backup}/since/lost.txt").split()
     finish(site, record, look(site, services.controller).version)
     record.backup = ""  # it has served; the next upgrade makes its own
     record.save(site)
     console.print(
         f"{site.name}: Slurm {record.version} on {len(hosts)} machines; accounting is that of the upgrade.\n"
         f"  Records made since are text in {backup}/since on {services.controller}"
-        + (f"; jobs {', '.join(lost)} are to be submitted again from there" if lost else ""),
+        + (
+            f"; submit again from there what the older queue does not know: {', '.join(lost)}" if lost else ""
+        ),
         markup=False,
     )
 

@@ -5,6 +5,7 @@ services) and slurmctld itself (what it runs with beside what was rendered). Not
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from infra.cluster import Cluster
 from infra.errors import Failure
 from infra.progress import Step, console, step
 from infra.provision import shape
-from infra.site import live
+from infra.site import live, upgrade
 from infra.site.applied import Applied
 from infra.site.play import Result, play
 from infra.site.site import Site
@@ -63,8 +64,9 @@ class Plan:
 def plan(cluster: Cluster, *, as_json: bool) -> int:
     """Print the report; returns 0 for no change and 1 for changes. Raises Failure when it cannot tell."""
     console.quiet = as_json
+    cluster, newer = upgrade.running(cluster)
     prepare(cluster)
-    found = make(cluster)
+    found = make(cluster, newer)
     console.quiet = False
     if as_json:
         print(json.dumps(asdict(found), indent=2))
@@ -78,8 +80,8 @@ def plan(cluster: Cluster, *, as_json: bool) -> int:
     return 1 if found.items else 0
 
 
-def make(cluster: Cluster) -> Plan:
-    """Ask all three."""
+def make(cluster: Cluster, newer: Sequence[str] = ()) -> Plan:
+    """Ask all three. `newer`: what `make upgrade` would change, which is a change of the cluster."""
     from infra.provision.stack import Provisioner
 
     site = Site(cluster)
@@ -87,6 +89,7 @@ def make(cluster: Cluster) -> Plan:
         changes = Provisioner(cluster, this).preview()
         this.did(f"{len(changes)} to make, change or remove" if changes else "no change")
     items = [Item(c.kind, c.what, c.name, c.reason, c.usd_per_hour, c.watts) for c in changes]
+    items += [Item("change", "slurm", cluster.name, line) for line in newer]
     unreachable: dict[str, str] = {}
     if site.file.is_file():
         gone = {c.name for c in changes if c.what == "machine"}

@@ -22,7 +22,7 @@ from infra.progress import Step, console, step
 from infra.provision import lock
 from infra.render import render, write
 from infra.show import headline
-from infra.site import applied, copy, live, retire, ssh
+from infra.site import applied, copy, live, retire, ssh, upgrade
 from infra.site.play import Played, play
 from infra.site.site import Site
 
@@ -37,8 +37,9 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
     begin = time.monotonic()
     if "slurm" not in cluster.schedulers:
         raise Mistake(f"{cluster.file}: only Slurm runs on machines so far; write schedulers: [slurm]")
-    site = Site(cluster)
     console.print(headline(cluster))
+    cluster = upgrade.held(cluster)
+    site = Site(cluster)
     prepare(cluster)
     with lock.held(site.folder / "cluster.lock", site.name):
         retire_nodes(site, requeue=requeue)

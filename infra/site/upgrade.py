@@ -53,6 +53,8 @@ mariadb-dump --single-transaction --routines slurm_acct_db | gzip >database.part
 gzip -dc database.part | tail -n 1 | grep -q '^-- Dump completed'
 gzip -dc database.part | grep -q 'CREATE TABLE'
 mv database.part database.sql.gz
+# slurmdbd of newer releases ends at a conflict of writes with it; a MariaDB that starts reads it from its file
+mariadb -e 'SET GLOBAL innodb_snapshot_isolation = OFF' 2>/dev/null || :
 """
 COPY = """
 set -eu
@@ -133,7 +135,7 @@ def command(site: Site, *, back: bool) -> str:
     return f"make upgrade CLUSTER={site.cluster.file}" + (" BACK=1" if back else "")
 
 
-def held(cluster: Cluster, *, say: bool = True) -> Cluster:
+def held(cluster: Cluster) -> Cluster:
     """The cluster as it runs: with the Slurm that it has, not the one that its file asks for.
 
     Everything but `make upgrade` works with this, so that nothing else exchanges Slurm. Raises Failure when an
@@ -143,15 +145,27 @@ def held(cluster: Cluster, *, say: bool = True) -> Cluster:
     record = Record.load(site)
     if record.to is not None:
         raise Failure(f"{cluster.name}: {pending(site)[0]}")
-    if record.suite == slurmrelease.suite(cluster):
-        return cluster
-    if say:
-        console.print(f"  slurm      stays as it is: {pending(site)[0]}", markup=False)
+    for line in pending(site):
+        console.print(f"  slurm      stays as it is: {line}", markup=False)
     return as_running(cluster, record.suite)
+
+
+def running(cluster: Cluster) -> tuple[Cluster, list[str]]:
+    """For `make plan`: the cluster as it runs, and what `make upgrade` would change."""
+    site = Site(cluster)
+    return as_running(cluster, Record.load(site).suite), pending(site)
+
+
+def note(site: Site) -> None:
+    """Keep what a new cluster was made with."""
+    if not (site.folder / "slurm.json").is_file():
+        Record.load(site).save(site)
 
 
 def as_running(cluster: Cluster, suite: str) -> Cluster:
     """`cluster` with Slurm from `suite`."""
+    if suite == slurmrelease.suite(cluster):
+        return cluster
     named = None if suite == slurmrelease.own(cluster) else suite
     software = cluster.spec.software.model_copy(update={"slurm_suite": named})
     return replace(cluster, spec=cluster.spec.model_copy(update={"software": software}))
