@@ -8,7 +8,7 @@ from infra.paths import CHECKOUT
 from infra.process import output
 from tests.lab.conftest import Lab, until
 
-TESTED = {"real": ["place lab"]}
+TESTED = {"real": ["place lab", "secrets"]}
 
 
 def test_only_their_owner_can_read_them_and_git_ignores_them(lab: Lab) -> None:

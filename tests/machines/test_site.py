@@ -9,6 +9,19 @@ from xml.etree import ElementTree
 
 from tests.machines.conftest import Machines, until
 
+TESTED = {
+    "real": [
+        "place docker",
+        "training on two nodes",
+        "drift",
+        "SSH with known host keys",
+        "shared disk: a volume",
+        "Debian 13",
+        "cgroup v1",
+    ],
+    "stand-in": ["NVIDIA GPU"],
+}
+
 ALL = ["controller", "login", "gpu-1", "gpu-2"]
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.machines.conftest import NAME, Machines
 
+TESTED = {"real": ["place docker"]}
+
 pytestmark = pytest.mark.skipif(
     bool(os.environ.get("SLIPWAY_KEEP")), reason="SLIPWAY_KEEP=1 keeps the cluster"
 )

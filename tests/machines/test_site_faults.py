@@ -7,6 +7,8 @@ import re
 
 from tests.machines.conftest import Machines, write
 
+TESTED = {"real": ["place docker"]}
+
 LIMITS = "/etc/security/limits.d"
 SUDO = "/etc/sudoers.d"
 

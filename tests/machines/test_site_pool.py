@@ -17,6 +17,8 @@ import pytest
 from infra.provision.lock import user
 from tests.machines.conftest import Machines, until, write
 
+TESTED = {"real": ["place docker", "growing and shrinking"]}
+
 # Until someone says so; jobs that run at the same time need not guess how long.
 WAITS = "--wrap='while [ ! -e $HOME/go ]; do sleep 0.2; done; hostname'"
 LITTLE = "-n1 --mem=64"

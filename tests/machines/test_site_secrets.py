@@ -15,6 +15,8 @@ from infra.site.play import environment
 from tests.machines import leaks
 from tests.machines.conftest import Machines, until
 
+TESTED = {"real": ["place docker", "secrets"]}
+
 NAMES = {"munge.key", "jwt_hs256.key", "database-password", "pulumi-passphrase", "admin"}
 
 
