@@ -88,7 +88,9 @@ def make(cluster: Cluster, newer: Sequence[str] = ()) -> Plan:
     with step("machines") as this:
         changes = Provisioner(cluster, this).preview()
         this.did(f"{len(changes)} to make, change or remove" if changes else "no change")
-    items = [Item(c.kind, c.what, c.name, c.reason, c.usd_per_hour, c.watts) for c in changes]
+    items = [
+        Item(c.kind, c.what, c.name, c.reason or c.hardware or "", c.usd_per_hour, c.watts) for c in changes
+    ]
     items += [Item("change", "slurm", cluster.name, line) for line in newer]
     unreachable: dict[str, str] = {}
     if site.file.is_file():
