@@ -4,13 +4,14 @@ A job that runs keeps what it has: where only the link changes, the old folder s
 machine has to be made again, the node is drained before.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 from infra import hostlist
 from infra.errors import Failure
 from infra.progress import step
-from infra.site import retire
 from infra.site.site import Site
 
-REASON = "slipway: gets another stack"
+AT_ONCE = 32  # connections
 
 
 def waiting(site: Site) -> dict[str, str]:
@@ -21,7 +22,9 @@ def waiting(site: Site) -> dict[str, str]:
     there = {machine.name for machine in site.machines}
     asked = {name: folder for name, folder in wanted.items() if name in there}
     script = "readlink /opt/stack/current || :"
-    return {name: folder for name, folder in asked.items() if site.run(name, "sh", "-c", script) != folder}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        current = pool.map(lambda name: site.run(name, "sh", "-c", script), asked)
+    return {name: folder for (name, folder), now in zip(asked.items(), current, strict=True) if now != folder}
 
 
 def roll(site: Site, *, requeue: bool) -> bool:
@@ -41,7 +44,6 @@ def roll(site: Site, *, requeue: bool) -> bool:
         with step(name) as this:
             report(site, configure(site, this, limit=[name]))
     if names:
-        retire.states(site)
         with step("stack") as this:
             this.did(f"{hostlist.compress(tuple(names))}: {', '.join(sorted(set(names.values())))}")
     return bool(names)

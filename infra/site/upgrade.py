@@ -9,6 +9,7 @@ build/<cluster>/slurm.json says from which suite Slurm comes and what a run that
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -25,6 +26,7 @@ from infra.site.site import Site
 BACKUPS = "/var/backups/slipway"  # on the machines of the database and of the controller
 REASON = "slipway: Slurm is upgraded"
 PATIENCE_S = 900  # SlurmdTimeout meanwhile: exchanging packages takes seconds, on a busy disk minutes
+AT_ONCE = 32  # connections
 LONG_S = 3600.0  # for a dump, a copy or a conversion
 
 # Installed version, and of each daemon whether it is active and runs the program that is on the disk.
@@ -47,6 +49,7 @@ DAEMONS = {
 # A copy that was cut short is never taken for one: it has another name until it is whole.
 DUMP = """
 set -eu
+umask 077
 cd "$1"
 [ ! -s database.sql.gz ] || exit 0
 mariadb-dump --single-transaction --routines slurm_acct_db | gzip >database.part
@@ -58,6 +61,7 @@ mariadb -e 'SET GLOBAL innodb_snapshot_isolation = OFF' 2>/dev/null || :
 """
 COPY = """
 set -eu
+umask 077
 cd "$1"
 [ ! -s state.tar.gz ] || exit 0
 tar -C /var/spool/slurmctld -czf state.part .
@@ -237,7 +241,8 @@ def look(site: Site, host: str) -> Found:
 def _slurm(site: Site, record: Record, before: str, after: str) -> None:
     hosts = order(site)
     with step("check") as this:
-        found = {host: look(site, host) for host in hosts}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = dict(zip(hosts, pool.map(lambda host: look(site, host), hosts), strict=True))
         left = [host for host in hosts if not found[host].is_(after)]
         this.did(f"Slurm {before} -> {after}: {' · '.join(said(site, left)) or 'all done'}")
     if record.to is None:
@@ -348,6 +353,7 @@ def roll(site: Site, host: str, release: str, this: Step) -> None:
     check(site, host, release, this)
     if node:
         usable(site, host, release, this)
+        this.did(f"Slurm {release}")
     if ours:
         retire.control(site, "update", f"NodeName={host}", "State=RESUME")
 
