@@ -9,9 +9,7 @@ from infra.errors import Failure
 from infra.progress import Step, console, step
 from infra.site import retire, upgrade
 from infra.site.site import Site
-from infra.site.upgrade import BACKUPS, LONG_S, Record, exchange, finish, look, order
-
-REASON = "slipway: goes back to an older Slurm"
+from infra.site.upgrade import BACK_REASON, BACKUPS, LONG_S, Record, exchange, finish, look, order
 
 # Records since the upgrade, and the jobs that wait with their scripts. `sacct` prints one line a job and step.
 EXPORT = r"""
@@ -107,7 +105,6 @@ def slurm(site: Site, record: Record, before: str, after: str, *, requeue: bool)
                 if host in site.cluster.nodes:
                     upgrade.usable(site, host, after, this)
             this.did(f"Slurm {after} on {hostlist.compress(tuple(others))}")
-    retire.resume(site, [node for node in site.cluster.nodes if _ours(site, node)])
     backup = record.backup
     lost = site.run(services.controller, "cat", f"{backup}/since/lost.txt").split()
     finish(site, record, look(site, services.controller).version)
@@ -134,7 +131,7 @@ def _backup(site: Site, release: str) -> str:
 
 def _empty(site: Site, this: Step, *, requeue: bool) -> None:
     nodes = [node for node in site.cluster.nodes if node in retire.states(site)]
-    moved = retire.drain(site, nodes, this, requeue=requeue, reason=REASON)
+    moved = retire.drain(site, nodes, this, requeue=requeue, reason=BACK_REASON)
     this.did(f"{hostlist.compress(tuple(nodes))} empty" + (f", {moved} jobs requeued" if moved else ""))
 
 
@@ -152,7 +149,3 @@ def _restore(site: Site, record: Record, hosts: list[str], this: Step) -> None:
     site.run(services.controller, "bash", "-c", RESTORE_STATE, "restore", backup, timeout_s=LONG_S)
     record.reached(site, "restored")
     this.did("accounting and queue of the time of the upgrade")
-
-
-def _ours(site: Site, node: str) -> bool:
-    return upgrade.reason(site, node) in (REASON, upgrade.REASON)

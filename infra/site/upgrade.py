@@ -25,6 +25,8 @@ from infra.site.site import Site
 
 BACKUPS = "/var/backups/slipway"  # on the machines of the database and of the controller
 REASON = "slipway: Slurm is upgraded"
+BACK_REASON = "slipway: goes back to an older Slurm"
+OURS = (REASON, BACK_REASON)
 PATIENCE_S = 900  # SlurmdTimeout meanwhile: exchanging packages takes seconds, on a busy disk minutes
 AT_ONCE = 32  # connections
 LONG_S = 3600.0  # for a dump, a copy or a conversion
@@ -370,7 +372,12 @@ def usable(site: Site, host: str, release: str, this: Step) -> None:
 
 def reason(site: Site, node: str) -> str:
     """Why a node is drained."""
-    return site.run(site.controller, "sinfo", "-h", "-N", "-n", node, "-o", "%E").splitlines()[0]
+    return reasons(site).get(node, "")
+
+
+def reasons(site: Site) -> dict[str, str]:
+    lines = site.run(site.controller, "sinfo", "-h", "-N", "-o", "%N|%E").splitlines()
+    return dict(line.split("|", 1) for line in lines)
 
 
 def patience(site: Site, seconds: int) -> None:
@@ -388,10 +395,12 @@ def patience(site: Site, seconds: int) -> None:
 
 
 def finish(site: Site, record: Record, version: str) -> None:
-    """Everything as rendered again, and noted as applied."""
+    """Everything as rendered again, nodes that we drained back at work, and all of it noted as applied."""
     from infra.site import applied
 
     patience(site, 0)
+    ours = [node for node, why in reasons(site).items() if why in OURS]
+    retire.resume(site, ours)  # also those that a run drained which was interrupted then
     record.suite, record.version = slurmrelease.suite(site.cluster), version
     record.to, record.back, record.done = None, False, []
     record.save(site)

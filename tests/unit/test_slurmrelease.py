@@ -10,6 +10,7 @@ from infra import slurmrelease
 from infra.errors import Failure, Mistake
 from infra.render import render
 from infra.site import upgrade
+from infra.site.site import Site
 from tests.checkout import checkout, small_cluster
 from tests.unit.test_render import load
 
@@ -58,7 +59,7 @@ def site(folder: Path, monkeypatch: pytest.MonkeyPatch, **record: Any) -> Any:
     """A cluster of machines whose file asks for forky, with what is known of it in a folder of the test."""
     cluster = load(checkout(folder), small_cluster(**DOCKER, software={"slurm_suite": "forky"}))
     monkeypatch.setattr("infra.paths.build", lambda name: folder / "build" / name)
-    found = upgrade.Site(cluster)
+    found = Site(cluster)
     found.folder.mkdir(parents=True)
     found.file.write_text('{"machines": []}')
     upgrade.Record(**record).save(found)
