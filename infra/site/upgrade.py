@@ -364,7 +364,7 @@ def usable(site: Site, host: str, release: str, this: Step) -> None:
     """Wait until slurmctld has heard from the node's new slurmd."""
     this.doing(f"waiting until Slurm hears from {host}")
     script = (
-        'for i in $(seq 240); do n=$(scontrol -o show node "$1"); case $n in *NOT_RESPONDING*|*DOWN*) ;;'
+        'for i in $(seq 240); do n=$(scontrol -o show node "$1"); case $n in *" State=DOWN"*|*NOT_RESPONDING*) ;;'
         ' *" Version=$2"*) exit 0 ;; esac; sleep 1; done; echo "$n" >&2; exit 1'
     )
     site.run(site.controller, "sh", "-c", script, "usable", host, release, timeout_s=LONG_S)
