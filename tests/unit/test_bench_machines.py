@@ -1,12 +1,15 @@
 """Figures of machines: what is taken from the commands' own steps, what is beside what, and where each is measured."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from infra import paths
-from infra.bench import inventory, machines, world
+from infra.bench import inventory, machines, run, world
+from infra.bench.figure import Result
 from infra.bench.run import ALL, IN_A_WORLD, ON_MACHINES, world_of
 from infra.commands import bench
 from infra.errors import Failure
@@ -71,6 +74,37 @@ def test_a_world_is_not_opened_and_closed_in_turns() -> None:
         "fresh",
         "shared",
         "",
+    ]
+
+
+def test_one_world_is_closed_before_the_next_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def world_of_a_kind(*, fresh: bool) -> Iterator[str]:
+        kind = "fresh" if fresh else "shared"
+        seen.append(f"open {kind}")
+        yield kind
+        seen.append(f"close {kind}")
+
+    def measured(name: str) -> Callable[..., Result]:
+        def measure(*world: str) -> Result:
+            seen.append(" ".join([name, *world]))
+            return Result(name, "by hand", [])
+
+        return measure
+
+    monkeypatch.setattr(run, "world", world_of_a_kind)
+    for table in (run.HERE, run.IN_A_WORLD, run.ON_MACHINES):
+        for name in table:
+            monkeypatch.setitem(table, name, measured(name))
+    names = ["render", "cold", "warm", "site", "site-grow", "growth"]
+    assert [name for name, _ in run._outcomes(names, quiet=True, nodes=None)] == names
+    assert seen == [
+        "render",
+        *("open fresh", "cold fresh", "warm fresh", "close fresh"),
+        *("open shared", "site shared", "site-grow shared", "close shared"),
+        "growth",
     ]
 
 
