@@ -1,5 +1,6 @@
 """Taking nodes out of service before their machines go: drained, then waited for until no job is on them."""
 
+import re
 import time
 
 from infra import hostlist
@@ -9,6 +10,8 @@ from infra.site.site import Site
 
 REASON = "slipway: leaves the cluster"
 ASK_S = 1.0
+LATE_S = 120.0
+BUSY = r"timed out|Unable to contact|Connection refused"
 WAIT_S = 24 * 3600  # the longest that jobs may take to end by themselves
 
 
@@ -34,9 +37,7 @@ def drain(site: Site, nodes: list[str], step: Step, *, requeue: bool, reason: st
     moved = 0
     begin = time.monotonic()
     while True:
-        jobs = site.run(
-            site.controller, "squeue", "-h", "-w", hosts, "-t", "R,CG,S,CF", "-o", "%A %t"
-        ).splitlines()
+        jobs = ask(site, "squeue", "-h", "-w", hosts, "-t", "R,CG,S,CF", "-o", "%A %t").splitlines()
         running = [line.split()[0] for line in jobs if line.split()[1] != "CG"]
         if not jobs:
             return moved
@@ -60,9 +61,24 @@ def resume(site: Site, nodes: list[str]) -> None:
 
 def states(site: Site) -> dict[str, str]:
     """Every node that slurmctld knows with its state, in capitals."""
-    lines = site.run(site.controller, "sinfo", "-h", "-N", "-o", "%N %T").splitlines()
+    lines = ask(site, "sinfo", "-h", "-N", "-o", "%N %T").splitlines()
     return {line.split()[0]: line.split()[1].upper() for line in lines}
 
 
 def control(site: Site, *words: str) -> str:
-    return site.run(site.controller, "scontrol", *words)
+    return ask(site, "scontrol", *words)
+
+
+def ask(site: Site, *words: str) -> str:
+    """What a command of Slurm prints on the controller. Raises Failure.
+
+    While the name of a machine that died resolves no more, slurmctld answers late: then it is asked again.
+    """
+    deadline = time.monotonic() + LATE_S
+    while True:
+        try:
+            return site.run(site.controller, *words)
+        except Failure as failure:
+            if not re.search(BUSY, str(failure)) or time.monotonic() > deadline:
+                raise
+        time.sleep(ASK_S)

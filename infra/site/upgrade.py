@@ -376,7 +376,7 @@ def reason(site: Site, node: str) -> str:
 
 
 def reasons(site: Site) -> dict[str, str]:
-    lines = site.run(site.controller, "sinfo", "-h", "-N", "-o", "%N|%E").splitlines()
+    lines = retire.ask(site, "sinfo", "-h", "-N", "-o", "%N|%E").splitlines()
     return dict(line.split("|", 1) for line in lines)
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class Life(Machines):
             until(f"the middle of {words}", lambda: process.poll() is not None or when(), COMMAND_S, 0.05)
             assert process.poll() is None, process.stdout.read() if process.stdout else ""
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def done(self, *words: str) -> str:
