@@ -3,14 +3,13 @@
 Pulumi's has four. Servers' controllers are slow and some never answer: sixty-four are waited for side by side.
 """
 
-import ctypes
 import os
 import runpy
-import signal
+import threading
+import time
 from concurrent import futures
 from typing import Any
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
 THREADS = "SLIPWAY_PROVIDER_THREADS"  # of Pulumi's four when it is not set
 
 
@@ -21,13 +20,17 @@ class Pool(futures.ThreadPoolExecutor):
         super().__init__(int(os.environ.get(THREADS) or 0) or max_workers, *args, **options)
 
 
-def end_with_parent() -> None:
-    """Have the kernel end this process when its engine was killed, which could not tell it to."""
-    if hasattr(ctypes.CDLL(None), "prctl"):  # Linux
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with(engine: int) -> None:
+    """End this process when the engine that started it is gone: one that was killed could not tell it to.
+
+    Not by prctl(PR_SET_PDEATHSIG): that is about the thread that started us, and Go's come and go.
+    """
+    while os.getppid() == engine:
+        time.sleep(1)
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    end_with_parent()
+    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
     futures.ThreadPoolExecutor = Pool  # type: ignore[misc]
     runpy.run_module("pulumi.dynamic", run_name="__main__", alter_sys=True)
