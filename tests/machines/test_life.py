@@ -21,7 +21,7 @@ from infra import slurmrelease
 from infra.lab import trial
 from infra.lab.trial import until
 from infra.paths import CHECKOUT, build
-from infra.site import upgrade
+from infra.site import retire, upgrade
 from tests.machines.conftest import FOREIGN, Machines
 
 TESTED = {"real": ["place docker", "Slurm with accounting", "Debian 13"]}
@@ -53,7 +53,7 @@ class Life(Machines):
         ).strip()
 
     def facts(self, job: str) -> dict[str, str]:
-        words = self.on(HEAD, "scontrol", "-o", "show", "job", job).split()
+        words = retire.ask(self.site, "scontrol", "-o", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def state(self, job: str) -> str:
