@@ -117,7 +117,11 @@ def parse(name: str, text: str) -> Page:
 
 def about(page: Page, file: Path) -> Page:
     """`page` with the commands that name clusters/site.yaml about another cluster, of file `file`."""
-    names = (("clusters/site.yaml", str(file)), ("build/site/", f"build/{file.stem}/"))
+    names = (
+        ("clusters/site.yaml", str(file)),
+        ("build/site/", f"build/{file.stem}/"),
+        ("slipway-site-", f"slipway-{file.stem}-"),
+    )
     blocks = []
     for block in page.blocks:
         text = block.text

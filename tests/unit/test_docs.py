@@ -62,14 +62,21 @@ def test_pages_about_machines_are_run_on_machines_and_no_others() -> None:
     """The cluster of clusters/site.yaml may be somebody's own: no test brings it up or down."""
     for page in PAGES:
         runs = "".join(block.text for block in page.runnable())
-        changes = re.search(r"make (cluster-up|cluster-down|plan)\b.*CLUSTER=clusters/site\.yaml", runs)
+        changes = re.search(
+            r"make (cluster-up|cluster-down|plan|replace|upgrade|rotate-secrets)\b.*CLUSTER=clusters/site\.yaml",
+            runs,
+        )
         assert not changes or page.name in docs.ON_MACHINES, page.name
 
 
 def test_a_page_about_machines_can_be_run_on_others() -> None:
-    text = "```bash\nmake plan CLUSTER=clusters/site.yaml\nssh -F build/site/ssh/config gpu-1 true\n```\n"
+    text = "```bash\nmake plan CLUSTER=clusters/site.yaml\nssh -F build/site/ssh/config gpu-1 true\n"
+    text += "docker stop slipway-site-gpu-2\n```\n"
     (block,) = docs.about(docs.parse("x.md", text), Path("build/trial.yaml")).blocks
-    assert block.text == "make plan CLUSTER=build/trial.yaml\nssh -F build/trial/ssh/config gpu-1 true\n"
+    assert block.text == (
+        "make plan CLUSTER=build/trial.yaml\nssh -F build/trial/ssh/config gpu-1 true\n"
+        "docker stop slipway-trial-gpu-2\n"
+    )
 
 
 BAD = {
