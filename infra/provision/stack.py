@@ -77,8 +77,8 @@ class Provisioner:
         with self._locked() as stack:
             unsure = self._forget_unfinished(stack)
             report = self._report(step)
-            how = self._how(report) | (self._only(stack, anew) if anew else {})
-            self._run(lambda: stack.up(refresh=True, **how), report, stack)
+            how = {"refresh": True, **self._how(report), **(self._only(stack, anew) if anew else {})}
+            self._run(lambda: stack.up(**how), report, stack)
         changes = report.changes()
         twice = f" · look for a second {' '.join(unsure)}, begun by a run that was killed" if unsure else ""
         step.did(_said(changes) + twice, changed=bool(changes))
@@ -119,25 +119,20 @@ class Provisioner:
                 return Outputs.of(resource["outputs"])
         return None
 
-    def _only(self, stack: Any, name: str) -> dict[str, list[str]]:
+    def _only(self, stack: Any, name: str) -> dict[str, Any]:
         """What confines an update to machine `name` and replaces it. One that is not there is made.
 
+        Nothing is refreshed, which would drop a machine that died from the state before it can be the target.
         Given hosts are never replaced: another server is put in their place, by hand.
         """
         resources = stack.export_stack().deployment.get("resources") or []
         urns = [str(resource["urn"]) for resource in resources if kind_of(resource["type"]) == "machine"]
-        mine = [
-            urn
-            for urn in urns
-            if urn.rsplit("::", 1)[1].removeprefix(f"slipway-{self.cluster.name}-") == name
-        ]
-        if not urns:
-            raise Failure(f"the state of {self.cluster.name} has no machine; run: make cluster-up")
-        if mine:
-            return {"target": mine} | ({} if self.cluster.place == "metal" else {"replace": mine})
-        parent, _, other = urns[0].rpartition("::")
-        prefix = f"slipway-{self.cluster.name}-" if other.startswith(f"slipway-{self.cluster.name}-") else ""
-        return {"target": [f"{parent}::{prefix}{name}"]}
+        prefix = f"slipway-{self.cluster.name}-"
+        mine = [urn for urn in urns if urn.rsplit("::", 1)[1].removeprefix(prefix) == name]
+        if not mine:
+            return {"refresh": None, "exclude": urns}
+        again = {} if self.cluster.place == "metal" else {"replace": mine}
+        return {"refresh": None, "target": mine, "target_dependents": True, **again}
 
     def _check(self) -> None:
         """What must be known of given hosts before anything starts. Raises Mistake."""
