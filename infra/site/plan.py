@@ -116,9 +116,16 @@ def check(site: Site, machines: list[str], this: Step) -> tuple[list[Item], dict
     played = play(site, this, check=True, limit=machines, variables=variables(site))
     applied = Applied.load(site)
     same: dict[tuple[str, str, str, str], list[str]] = {}
+    follows: dict[tuple[str, str], list[str]] = {}
+    for result in played.changed:
+        if result.handler:
+            role, _, task = result.task.partition(" : ")
+            follows.setdefault((result.host, role), []).append(task[:1].lower() + task[1:])
     for result in played.changed:
         kind, what, reason = explain(result, applied)
-        if what:
+        if what and not result.handler:
+            then = follows.pop((result.host, result.task.partition(" : ")[0]), [])
+            reason += f"; then: {', '.join(then)}" if then else ""
             same.setdefault((kind, what, reason, result.task), []).append(result.host)
     items = [
         Item(kind, what, hostlist.compress(tuple(sorted(hosts, key=natural))), reason)
@@ -137,6 +144,9 @@ def explain(result: Result, applied: Applied) -> tuple[str, str, str]:
             kind = "drift"
         verb = "was changed on the machine; would be put back" if kind == "drift" else "as rendered now"
         return kind, "file", f"{', '.join(paths)} {verb}"
+    named = [what for what, _, _ in result.diffs if what]
+    if named and kind == "drift":
+        return kind, role, f"{', '.join(named)}: was changed on the machine; would be put back"
     return kind, role or "task", task[:1].lower() + task[1:] if task else result.task
 
 

@@ -35,6 +35,7 @@ class Result:
     state: str
     message: str
     diffs: tuple[tuple[str, str, str], ...] = ()  # (what, before, after)
+    handler: bool = False  # it follows from what another task changed
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Played:
     results: list[Result] = field(default_factory=list)
     tasks: int = 0
     hosts: set[str] = field(default_factory=set)
+    handlers: set[str] = field(default_factory=set)  # ids of tasks
 
     def of(self, state: str) -> list[Result]:
         return [result for result in self.results if result.state == state]
@@ -147,6 +149,8 @@ def _take(event: dict[str, Any], played: Played, step: Step | None) -> str:
     task = event.get("task", {}).get("name", "")
     if kind in ("v2_playbook_on_task_start", "v2_playbook_on_handler_task_start"):
         played.tasks += 1
+        if "handler" in kind:
+            played.handlers.add(event["task"]["id"])
         if step:
             step.doing(task)
         return ""
@@ -164,7 +168,8 @@ def _take(event: dict[str, Any], played: Played, step: Step | None) -> str:
             continue
         message = _message(result) if state in ("failed", "unreachable") else ""
         if state != "ok":
-            played.results.append(Result(host, task, state, message, tuple(_diffs(result))))
+            handler = event["task"].get("id") in played.handlers
+            played.results.append(Result(host, task, state, message, tuple(_diffs(result)), handler))
             lines.append(f"{event['_timestamp'][11:19]} {state:<11} {host:<16} {task}  {message}".rstrip())
             lines += [f"    {what}" for what, _, _ in _diffs(result)]
     return "\n".join(lines)
@@ -189,7 +194,8 @@ def _diffs(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             continue
         found = item.get("diff") or []
         for diff in found if isinstance(found, list) else [found]:
-            name = diff.get("after_header") or diff.get("before_header") or ""
+            # after_header of a template is a file of this machine's
+            name = diff.get("before_header") or diff.get("after_header") or ""
             before, after = diff.get("before", ""), diff.get("after", "")
             if diff.get("prepared"):
                 after = diff["prepared"]

@@ -69,7 +69,7 @@ def test_a_second_run_changes_nothing_and_says_so(site: Machines) -> None:
     assert "unchanged" in done.stdout and "no change" in done.stdout
     assert "testsite: up, nothing to change" in done.stdout
     assert site.changed() == {}
-    assert "job" not in done.stdout and "verify" not in done.stdout
+    assert "\n  job" not in done.stdout and "\n  verify" not in done.stdout
     assert site.starts() == before
 
 
@@ -133,8 +133,12 @@ def test_drift_is_reported_exactly_and_put_right_and_nothing_else_is_touched(sit
     assert found == {
         ("machine", "gpu-2", "does not run (exited): is started again (changed outside)"),
         ("time", "login", "install chrony"),
-        ("file", "gpu-1", f"{SSHD} was changed on the machine; would be put back"),
-        ("firewall", "controller", "load the rules, if they are not in force exactly so"),
+        ("file", "gpu-1", f"{SSHD} was changed on the machine; would be put back; then: reload sshd"),
+        (
+            "firewall",
+            "controller",
+            "table inet slipway, in force: was changed on the machine; would be put back",
+        ),
         ("slurm", "gpu-1", "Weight 77 -> 1"),
         ("slurm", "gpu", "PriorityTier 9 -> 1"),
     }
