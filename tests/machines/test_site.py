@@ -142,7 +142,6 @@ def test_drift_is_reported_exactly_and_put_right_and_nothing_else_is_touched(sit
         ("slurm", "gpu-1", "Weight 77 -> 1"),
         ("slurm", "gpu", "PriorityTier 9 -> 1"),
     }
-    assert site.make("plan").returncode == 2  # make's word for what the verb ends with 1
 
     said = site.up()
     assert "put right gpu-2" in said

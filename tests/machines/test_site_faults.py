@@ -84,10 +84,11 @@ def test_sudo_a_full_disk_and_a_refused_key_are_one_line_each(site: Machines) ->
     assert "Traceback" not in done.stderr + done.stdout
     assert knows(site, "controller", "mallory"), "the one that is well is configured"
 
-    site.up()
-    assert site.changed().keys() == {"login", "gpu-1", "gpu-2"}
-    assert site.plan()[0] == 0
     write()
-    site.up()  # and who left is locked everywhere
+    site.up()
+    assert site.changed().keys() == {"controller", "login", "gpu-1", "gpu-2"}
     for host in ("controller", "login", "gpu-1", "gpu-2"):
-        assert site.on(host, "getent", "passwd", "mallory").endswith("nologin")
+        for person in ("eve", "mallory"):
+            there = knows(site, host, person)
+            assert not there or site.on(host, "getent", "passwd", person).endswith("nologin"), (host, person)
+    assert site.plan()[0] == 0

@@ -99,9 +99,6 @@ def test_a_new_node_is_configured_alone_while_jobs_run(site: Machines, signs: No
     for key in ("usd_per_hour", "watts"):
         assert report["after"][key] - report["before"][key] == pytest.approx(machine[key], abs=0.01)
     assert (report["before"]["machines"], report["after"]["machines"]) == (4, 5)
-    shown = site.infra("plan", str(site.file)).stdout
-    assert re.search(r"\+ machine +gpu-3 .*55\.04 \$/h +\d+\.\d kW", shown), shown
-    assert "4 machines -> 5" in shown
 
     said = site.up()
     assert "made gpu-3" in said
@@ -132,10 +129,10 @@ def test_a_node_that_goes_is_drained_and_leaves_no_trace(site: Machines, signs: 
     until("the other job", lambda: running(site, other))
     before = site.starts()
     write(2)
-    _, report = site.plan()
-    assert [(item["kind"], item["name"]) for item in report["items"] if item["what"] == "machine"] == [
-        ("remove", "gpu-3")
-    ]
+    shown = site.make("plan")
+    assert shown.returncode == 2  # what make says when the verb ends with 1
+    assert re.search(r"- machine +gpu-3 .*55\.04 \$/h +\d+\.\d kW", shown.stdout), shown.stdout
+    assert "5 machines -> 4" in shown.stdout
     typed = site.popen("make", "cluster-up", "JOB=")
     try:
         until("the drain", lambda: "drain" in site.on("controller", "sinfo", "-h", "-n", "gpu-3", "-o", "%T"))
@@ -156,7 +153,6 @@ def test_a_node_that_goes_is_drained_and_leaves_no_trace(site: Machines, signs: 
     assert site.changed().keys() == {"controller"}
     after = site.starts()
     assert {name: when for name, when in before.items() if not name.startswith("gpu-3")} == after
-    assert site.plan()[0] == 0
 
 
 def test_with_requeue_its_jobs_run_elsewhere(site: Machines, signs: None) -> None:
@@ -222,7 +218,6 @@ def test_a_second_run_is_told_whose_the_first_is_and_after_ctrl_c_the_next_goes_
     inventory = f"{site.folder}/ansible/inventory.yaml".encode()
     ps = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True).stdout
     assert inventory not in ps, "Ansible was ended with it"
-    assert site.plan()[0] == 1
     said = site.up()
     assert "unchanged" in said, "its machines were made before"
     assert site.changed().get("gpu-2"), "the rest was done now"
