@@ -58,7 +58,8 @@ class World:
             status, out, err = _run(words, self.checkout, self.env)
             file.write(out + err)
         if status not in ok:
-            lines = (err or out).strip().splitlines()
+            said = (err or out).strip().splitlines()
+            lines = [line for line in said if not line.startswith("make: ***")] or said
             raise Failure(f"{words[0]} failed ({status}): {lines[-1] if lines else ''}\n  log: {log}")
         return out + (err if words[0] == "make" else "")  # make's steps are on both
 
