@@ -116,11 +116,19 @@ def life() -> Iterator[Life]:
     cluster = Life(FILE, env, subprocess.CompletedProcess([], 0), [], 0)
     if upgrade.Record.load(cluster.site).to is None:
         cluster.up()
-    cluster.say_go(False)
     yield cluster
     if not os.environ.get("SLIPWAY_KEEP"):
         cluster.done("cluster-down", "PURGE=1")
         FILE.unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def empty(life: Life) -> Iterator[None]:
+    """No test finds a job of another, also not of a session that failed."""
+    retire.ask(life.site, "scancel", "--user", "ml")
+    until("an empty queue", lambda: retire.ask(life.site, "squeue", "-h") == "")
+    life.say_go(False)
+    yield
 
 
 def identity(container: str) -> str:
