@@ -213,7 +213,8 @@ def test_slurm_is_upgraded_while_a_job_runs_and_taken_back_with_its_accounting(l
 
     write(slurm_suite="forky")
     _, report = life.plan()
-    assert ["make upgrade" in item["reason"] for item in report["items"]] == [True]
+    (item,) = [item for item in report["items"] if "make upgrade" in item["reason"]]
+    assert (item["kind"], item["what"]) == ("change", "slurm")
     life.killed("make", "upgrade", when=reached(life, "state"))
     refused = life.infra("up", str(FILE), "--job", "")
     assert refused.returncode == 1
