@@ -43,7 +43,7 @@ def machine_differences(olds: dict[str, Any], news: dict[str, Any]) -> list[Diff
     found = []
     for key, (word, in_place) in _MACHINE.items():
         old, new = olds.get(key), news.get(key)
-        if _equal(old, new):
+        if _equal(old, new) or (key == "image" and _system(old) == _system(new)):
             continue
         found.append(Difference(key, _text(key, word, old, new), not (in_place and _possible(key, old, new))))
     return found
@@ -54,6 +54,11 @@ def _equal(old: Any, new: Any) -> bool:
     if not old and not new:
         return True
     return bool(old == new)
+
+
+def _system(image: Any) -> str:
+    """The operating system of an image. A machine that runs is not made anew for a newer image of the same one."""
+    return str(image or "").rpartition(":")[0]
 
 
 def _possible(key: str, old: Any, new: Any) -> bool:

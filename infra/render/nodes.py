@@ -28,7 +28,6 @@ def facts(cluster: Cluster, pool: Pool) -> dict[str, Any]:
         "rendered_from": origin(cluster),
         "cluster": cluster.name,
         "pool": pool.name,
-        "nodes": pool.hosts,
         "hardware": pool.hardware.name,
         "architecture": cluster.machine.arch if cluster.machine else pool.hardware.architecture,
         "cpus": pool.cpus,

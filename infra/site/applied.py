@@ -19,6 +19,10 @@ def wanted(site: Site) -> dict[str, str]:
     return found
 
 
+# What only the machines of the services have: the others fetch Slurm's configuration from the controller.
+OF_SERVICES = ("slurm/", "prometheus/", "ansible/inventory.yaml")
+
+
 @dataclass(frozen=True)
 class Applied:
     """`files`: digests at the last complete run; `current`: whether they are those of today."""
@@ -33,6 +37,12 @@ class Applied:
         except (FileNotFoundError, ValueError):
             files = {}
         return cls(files, files == wanted(site))
+
+    def only_for_services(self, site: Site) -> bool:
+        """Whether all that has changed since concerns the machines of the services, as when a pool grows."""
+        now = wanted(site)
+        changed = {name for name in self.files | now if self.files.get(name) != now.get(name)}
+        return bool(self.files) and all(name.startswith(OF_SERVICES) for name in changed)
 
     def differs(self, before: str) -> bool:
         """Whether a file's content on a machine is none that we ever applied last."""

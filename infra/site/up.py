@@ -43,12 +43,13 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
     prepare(cluster)
     with lock.held(site.folder / "cluster.lock", site.name):
         retire_nodes(site, requeue=requeue)
+        old = ids(site)
         with step("machines") as this:
             made = provision(site, this)
         site = Site(cluster)
         silent = power(site)
         with step("configure") as this:
-            played = configure(site, this)
+            played = configure(site, this, concerned(site, old))
         changed = made or bool(played.changed)
         report(site, played)
         if silent:
@@ -82,6 +83,25 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
         f'Next:  eval "$(make env CLUSTER={cluster.file})"   then   sbatch jobs/ddp.sbatch   squeue',
         markup=False,
     )
+
+
+def ids(site: Site) -> dict[str, str]:
+    """What the place calls every machine that there is; another id is another machine."""
+    return {machine.name: machine.id for machine in site.machines} if site.file.is_file() else {}
+
+
+def concerned(site: Site, old: dict[str, str]) -> list[str] | None:
+    """The machines to configure after some came or went: those that came, and those of the services.
+
+    None for all: nothing came or went, or something has changed that others have, too. The time to add a machine
+    is then the same in a cluster of three and of three hundred.
+    """
+    now = ids(site)
+    if now == old or not applied.Applied.load(site).only_for_services(site):
+        return None
+    services = site.cluster.spec.services
+    names = {name for name in now if now[name] != old.get(name)}
+    return sorted(names | {services.controller, services.accounting, services.database})
 
 
 def retire_nodes(site: Site, *, requeue: bool) -> None:

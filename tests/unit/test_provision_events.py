@@ -44,7 +44,7 @@ def test_a_machine_that_is_as_asked_has_no_difference() -> None:
         ("state", "dead", "does not run (dead): is started again", True),
         ("connected", False, "was disconnected from its network", False),
         ("network_id", "gone", "its network is made anew", True),
-        ("image", "slipway/machine:bbb", "image machine:bbb -> machine:aaa", True),
+        ("image", "slipway/machine-debian-12:bbb", "image machine-debian-12:bbb -> machine:aaa", True),
         ("labels", {"slipway:cluster": "y"}, "labels slipway:cluster: y -> x", True),
         ("environment", {"A": "1"}, "environment A: 1 -> none", True),
         ("mounts", [], "mounts none -> slipway-x-shared:/shared:rw", True),
@@ -101,13 +101,13 @@ def test_a_change_of_the_cluster_file_is_told_from_one_made_outside() -> None:
 
 
 def test_a_replacement_is_one_change_with_its_reason() -> None:
-    asked = ASKED | {"image": "slipway/machine:bbb"}
+    asked = ASKED | {"image": "slipway/machine-debian-12:bbb"}
     steps = [
         event(op, old=(ASKED, THERE), new=asked)
         for op in ("delete-replaced", "replace", "create-replacement")
     ]
     assert changes(*steps) == [
-        ("replace", "c1", "machine", "image machine:aaa -> machine:bbb: a new machine")
+        ("replace", "c1", "machine", "image machine:aaa -> machine-debian-12:bbb: a new machine")
     ]
 
 
@@ -149,3 +149,7 @@ def test_a_clouds_resource_names_the_properties_that_differ() -> None:
 )
 def test_an_error_is_one_line(message: str, line: str) -> None:
     assert plain(message) == line
+
+
+def test_a_newer_image_of_the_same_system_replaces_no_machine() -> None:
+    assert machine_differences(ASKED, ASKED | {"image": "slipway/machine:bbb"}) == []

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+
 from ansible.plugins.action import ActionBase
 
 
@@ -33,7 +34,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return [entry | {"body": _body(path.read_bytes())}]
         found = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in leave)
         return [
-            entry | {"dest": f"{entry['dest'].rstrip('/')}/{file.relative_to(path)}", "body": _body(file.read_bytes())}
+            entry
+            | {
+                "dest": f"{entry['dest'].rstrip('/')}/{file.relative_to(path)}",
+                "body": _body(file.read_bytes()),
+            }
             for file in found
         ]
 

@@ -91,7 +91,7 @@ def put(module: AnsibleModule, file: dict[str, Any]) -> list[dict[str, str]]:
             validate(module, file, name)
             os.chown(name, uid, gid)
             Path(name).chmod(mode)
-            os.replace(name, path)
+            Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)
     else:
