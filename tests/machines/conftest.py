@@ -34,9 +34,13 @@ FOREIGN = ("REQUEUE", "JSON", "FOLLOW")  # beside trial.FOREIGN: switches of ver
 
 
 def write(count: int = 2, **top: Any) -> None:
-    """The cluster file, with another number of GPU machines or other top-level keys."""
+    """The cluster file, with another number of GPU machines or other top-level keys.
+
+    Cores and memory are fixed: a fair share of this host would change with their number.
+    """
     data = YAML(typ="safe").load(CHECKOUT / "clusters" / "site.yaml")
     data["name"], data["machines"]["cidr"], data["pools"]["gpu"]["count"] = NAME, CIDR, count
+    data["pools"]["gpu"] |= {"lab_cores": 1, "lab_memory_gib": 4}
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_text(json.dumps(data | top, indent=2) + "\n")  # JSON is YAML
 
