@@ -15,6 +15,9 @@ for unit in \
   ln -sf /dev/null "/etc/systemd/system/$unit"
 done
 
+# The target of a container starts the services of its part, and nothing else does.
+systemctl disable mariadb slipway-database slurmdbd slurmctld slurmrestd sackd slurmd
+
 # A privileged container would have the host's kernel log in its own journal.
 install -d /etc/systemd/journald.conf.d
 printf '[Journal]\nReadKMsg=no\n' >/etc/systemd/journald.conf.d/container.conf

@@ -53,8 +53,10 @@ def drain(site: Site, nodes: list[str], step: Step, *, requeue: bool, reason: st
 
 
 def resume(site: Site, nodes: list[str]) -> None:
-    """Give nodes that we drained back to the scheduler; others' reasons stay."""
-    ours = [node for node in nodes if states(site).get(node, "").startswith("DRAIN")]
+    """Give nodes that we drained back to the scheduler; those that someone else drained stay so."""
+    lines = ask(site, "sinfo", "-R", "-h", "-N", "-o", "%N|%E").splitlines()
+    reasons = dict(line.split("|", 1) for line in lines)
+    ours = [node for node in nodes if reasons.get(node, "").startswith("slipway: ")]
     if ours:
         control(site, "update", f"NodeName={hostlist.compress(ours)}", "State=RESUME")
 

@@ -44,6 +44,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
     with lock.held(site.folder / "cluster.lock", site.name):
         retire_nodes(site, requeue=requeue)
         old = ids(site)
+        empty_doomed(site, requeue=requeue)
         with step("machines") as this:
             made = provision(site, this)
         site = Site(cluster)
@@ -56,6 +57,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
             raise Failure(f"{len(silent)} management controllers do not answer, see above; the rest is done")
         applied.save(site)
         before, done = prove.Done.load(site.folder), prove.Done.load(site.folder)
+        retire.resume(site, list(cluster.nodes))
         if changed or not done.verified:
             done.verified = False
             done.save(site.folder)
@@ -111,6 +113,34 @@ def retire_nodes(site: Site, *, requeue: bool) -> None:
         with step("drain") as this:
             moved = retire.drain(site, nodes, this, requeue=requeue)
             this.did(f"{hostlist.compress(nodes)} empty" + (f", {moved} jobs requeued" if moved else ""))
+
+
+def empty_doomed(site: Site, *, requeue: bool) -> None:
+    """Drain the nodes whose machines Pulumi would make anew. Raises Failure where that would lose a database."""
+    if not site.file.is_file():
+        return
+    from infra.provision.stack import Provisioner
+
+    with step("preview") as this:
+        changes = Provisioner(site.cluster, this).preview()
+        doomed = {c.name: c.reason for c in changes if c.kind == "replace" and c.what == "machine"}
+        services = site.cluster.spec.services
+        for name in (services.database, services.controller):
+            if name in doomed:
+                raise Failure(
+                    f"{name} would be made anew ({doomed[name]}), and what it keeps would be lost: undo that change,"
+                    f" or begin again with make cluster-down CLUSTER={site.cluster.file}"
+                )
+        nodes = [node for node in site.cluster.nodes if node in doomed]
+        moved = retire.drain(site, nodes, this, requeue=requeue) if nodes else 0
+        emptied = f", {hostlist.compress(nodes)} empty" if nodes else ""
+        this.did(
+            f"{len(changes)} to make, change or remove{emptied}"
+            + (f", {moved} jobs requeued" if moved else "")
+            if changes
+            else "no change",
+            changed=bool(changes),
+        )
 
 
 def prepare(cluster: Cluster) -> None:

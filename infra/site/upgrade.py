@@ -26,7 +26,6 @@ from infra.site.site import Site
 BACKUPS = "/var/backups/slipway"  # on the machines of the database and of the controller
 REASON = "slipway: Slurm is upgraded"
 BACK_REASON = "slipway: goes back to an older Slurm"
-OURS = (REASON, BACK_REASON)
 PATIENCE_S = 900  # SlurmdTimeout meanwhile: exchanging packages takes seconds, on a busy disk minutes
 AT_ONCE = 32  # connections
 LONG_S = 3600.0  # for a dump, a copy or a conversion
@@ -399,8 +398,7 @@ def finish(site: Site, record: Record, version: str) -> None:
     from infra.site import applied
 
     patience(site, 0)
-    ours = [node for node, why in reasons(site).items() if why in OURS]
-    retire.resume(site, ours)  # also those that a run drained which was interrupted then
+    retire.resume(site, list(site.cluster.nodes))  # also those that a run drained which was interrupted then
     record.suite, record.version = slurmrelease.suite(site.cluster), version
     record.to, record.back, record.done = None, False, []
     record.save(site)
