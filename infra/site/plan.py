@@ -89,7 +89,8 @@ def make(cluster: Cluster, newer: Sequence[str] = ()) -> Plan:
         changes = Provisioner(cluster, this).preview()
         this.did(f"{len(changes)} to make, change or remove" if changes else "no change")
     items = [
-        Item(c.kind, c.what, c.name, c.reason or c.hardware or "", c.usd_per_hour, c.watts) for c in changes
+        Item(c.kind, c.what, c.name, c.reason or c.hardware or "", c.usd_per_hour, c.watts)
+        for c in sorted(changes, key=lambda c: (c.what == "machine", c.what, natural(c.name)))
     ]
     items += [Item("change", "slurm", cluster.name, line) for line in newer]
     unreachable: dict[str, str] = {}
