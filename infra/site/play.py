@@ -16,6 +16,7 @@ from typing import Any
 from infra.errors import Failure
 from infra.paths import CHECKOUT
 from infra.progress import Step
+from infra.site import unfinished
 from infra.site.site import Site
 
 FORKS = 50  # machines that are worked on at the same time
@@ -46,6 +47,8 @@ class Played:
     tasks: int = 0
     hosts: set[str] = field(default_factory=set)
     handlers: set[str] = field(default_factory=set)  # ids of tasks
+    pending: dict[str, list[str]] = field(default_factory=dict)  # machine -> handlers that are to run yet
+    complete: bool = False  # whether it came to its end
 
     def of(self, state: str) -> list[Result]:
         return [result for result in self.results if result.state == state]
@@ -53,6 +56,12 @@ class Played:
     @property
     def changed(self) -> list[Result]:
         return self.of("changed")
+
+    @property
+    def begun(self) -> dict[str, list[str]]:
+        """Machines on which something was changed, each with the handlers that have not run yet."""
+        nothing: dict[str, list[str]] = {result.host: [] for result in self.results}
+        return nothing | self.pending
 
     @property
     def broken(self) -> dict[str, str]:
@@ -81,6 +90,9 @@ def play(
     A machine that fails does not stop the others: it is in `Played.broken`. Raises Failure when Ansible itself
     could not run.
     """
+    counts = book == "site.yml" and not check and not tags
+    before = unfinished.load(site.folder)
+    given = (variables or {}) | ({"site_unfinished": before} if before else {})
     words: list[str | Path] = [
         Path(sys.executable).with_name("ansible-playbook"),
         *("--inventory", site.folder / "ansible" / "inventory.yaml"),
@@ -88,7 +100,7 @@ def play(
         *(["--check", "--diff"] if check else []),
         *(["--limit", ",".join(limit)] if limit is not None else []),
         *(["--tags", ",".join(tags)] if tags else []),
-        *(["--extra-vars", json.dumps(variables)] if variables else []),
+        *(["--extra-vars", json.dumps(given)] if given else []),
         CHECKOUT / "ansible" / book,
     ]
     log = site.folder / "logs" / ("ansible-check.log" if check else "ansible.log")
@@ -109,6 +121,8 @@ def play(
         with log.open("w") as file:
             for event in _events(process.stdout, other):
                 text = _take(event, played, step)
+                if counts and event["_event"] == "v2_playbook_on_notify":  # we may be killed
+                    unfinished.save(site.folder, before, played.begun, set())
                 if text:
                     file.write(text + "\n")
                     file.flush()
@@ -116,6 +130,9 @@ def play(
     finally:
         process.terminate()
         status = process.wait()
+        if counts:
+            done = played.hosts - played.broken.keys() if played.complete else set()
+            unfinished.save(site.folder, before, played.begun, done)
     if status not in (0, 2, 4) or (status and not played.broken):
         said = [line for line in [*error.splitlines(), *other] if line.strip()]
         first = next((line for line in said if "ERROR" in line), said[-1] if said else f"status {status}")
@@ -128,6 +145,8 @@ def environment(site: Site) -> dict[str, str]:
         **os.environ,
         "ANSIBLE_CONFIG": str(CHECKOUT / "ansible" / "ansible.cfg"),
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
+        "ANSIBLE_CALLBACK_PLUGINS": str(CHECKOUT / "ansible" / "callbacks"),
+        "ANSIBLE_CALLBACKS_ENABLED": "slipway_notify",
         "ANSIBLE_SSH_ARGS": f"-F {site.ssh_config}",
         "ANSIBLE_NOCOLOR": "1",
     }
@@ -156,6 +175,14 @@ def _take(event: dict[str, Any], played: Played, step: Step | None) -> str:
         return ""
     if kind == "v2_playbook_on_play_start":
         return f"== {event['play']['name']}"
+    if kind == "v2_playbook_on_notify":
+        played.pending.setdefault(event["host"], []).append(event["handler"])
+    elif kind == "v2_playbook_on_stats":
+        played.complete = True
+    elif kind in ("v2_runner_on_ok", "v2_runner_on_skipped") and event["task"].get("id") in played.handlers:
+        for host in event["hosts"]:
+            left = played.pending.get(host, [])
+            played.pending[host] = [name for name in left if name != task]
     if kind not in RESULTS:
         return ""
     lines = []
