@@ -6,6 +6,7 @@ and for every machine what was changed, or what would be.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ from infra.site import unfinished
 from infra.site.site import Site
 
 FORKS = 50  # machines that are worked on at the same time
+# What Ansible says before the reason.
+NOISE = (
+    r"^((Task failed|Module failed|Failed to connect to the host via ssh): |"
+    r'Data could not be sent to remote host "[^"]*"\. Make sure this host can be reached over ssh: )+'
+)
 RESULTS = {
     "v2_runner_on_ok": "ok",
     "v2_runner_on_failed": "failed",
@@ -211,7 +217,7 @@ def _message(result: dict[str, Any]) -> str:
     first = lines[0] if lines else "no message"
     if stderr and ("non-zero return code" in first or first == "no message"):
         first = stderr.splitlines()[-1].strip()
-    return first
+    return re.sub(NOISE, "", first) or first
 
 
 def _diffs(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -60,7 +60,10 @@ def main() -> None:
     diffs: list[dict[str, str]] = []
     paths: list[str] = []
     for file in module.params["files"]:
-        found = put(module, file)
+        try:
+            found = put(module, file)
+        except OSError as error:  # a full disk, a folder that cannot be written
+            module.fail_json(msg=f"{file['dest']}: {error.strerror}")
         if found:
             diffs += found
             paths.append(file["dest"])
@@ -85,9 +88,9 @@ def put(module: AnsibleModule, file: dict[str, Any]) -> list[dict[str, str]]:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     if old != body:
         number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(number, "wb") as part:
-            part.write(body)
         try:
+            with os.fdopen(number, "wb") as part:
+                part.write(body)
             validate(module, file, name)
             os.chown(name, uid, gid)
             Path(name).chmod(mode)
