@@ -115,7 +115,6 @@ def test_ansible_shows_none_even_where_it_changes_them(
     for path in paths:
         assert path.encode() in said, "it was about to change it"
     assert leaks.search(secrets, {"Ansible": said}) == []
-    assert site.plan()[0] == 0
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
