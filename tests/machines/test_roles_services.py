@@ -146,7 +146,7 @@ def test_what_was_changed_by_hand_is_repaired_and_nothing_else(configured: Boxes
         done = configured.play(ROLES, settings(configured), check=check)
         assert done.rc == 0, done.failed
         names = "\n".join(done.changed["deb13"])
-        for what in ("what it measures", "current one", "Copy its configuration", "Run it"):
+        for what in ("what it measures", "current one", "and its configuration", "Run it"):
             assert what in names, f"check={check}: {names}"
         assert len(done.changed["deb13"]) <= 6, done.changed
     assert box.sh("systemctl show --property MainPID containerd") == containerd
