@@ -1,6 +1,7 @@
 """A cluster beside the user's own, for tests and measurements: the same but for its name."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,11 @@ def environment(name: str, file: Path, checkout: Path = CHECKOUT) -> dict[str, s
         "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}",
         "SLIPWAY_CLUSTER": name,
     }
+
+
+def hear_interrupts() -> None:
+    """For a child that is to be interrupted: a shell's background commands, and theirs, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(what: str, true: Callable[[], object], timeout_s: float = 180, every_s: float = 0.5) -> float:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 from infra.paths import CHECKOUT
-from tests.lab.conftest import Lab, until
+from tests.lab.conftest import Lab, hear_interrupts, until
 
 TESTED = {"real": ["place lab", "training on two nodes", "Debian 13", "cgroup v1", "x86_64"]}
 
@@ -41,6 +41,7 @@ def test_after_ctrl_c_the_next_run_goes_on(lab: Lab) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # a process group of its own, which a terminal would signal as one
+        preexec_fn=hear_interrupts,
     )
     until("the first container", lab.project.containers)
     os.killpg(typed.pid, signal.SIGINT)

@@ -19,7 +19,8 @@ from ruamel.yaml import YAML
 
 from infra.cluster import Cluster
 from infra.lab import trial
-from infra.lab.trial import until as until  # tests take it from here
+from infra.lab.trial import hear_interrupts as hear_interrupts  # tests take these from here
+from infra.lab.trial import until as until
 from infra.load import load_cluster
 from infra.paths import CHECKOUT, build
 from infra.site.site import Site
@@ -79,6 +80,7 @@ class Machines:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=hear_interrupts,
         )
 
     def run(
