@@ -1,7 +1,6 @@
 """A cluster beside the user's own, for tests and measurements: the same but for its name."""
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,9 @@ FOREIGN = (
     "TESTS",
 )
 
+# Before a command that is to be interrupted: a shell's background jobs, and all that they start, ignore Ctrl-C.
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+
 
 def cluster_file(name: str, checkout: Path = CHECKOUT) -> Path:
     """Write clusters/lab.yaml of `checkout` under another name, below its build/; returns the file."""
@@ -39,11 +41,6 @@ def environment(name: str, file: Path, checkout: Path = CHECKOUT) -> dict[str, s
         "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}",
         "SLIPWAY_CLUSTER": name,
     }
-
-
-def hear_interrupts() -> None:
-    """For a child that is to be interrupted: a shell's background commands, and theirs, ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(what: str, true: Callable[[], object], timeout_s: float = 180, every_s: float = 0.5) -> float:

@@ -15,7 +15,7 @@ import pytest
 from infra import job
 from infra.lab import trial
 from infra.lab.compose import Project
-from infra.lab.trial import hear_interrupts as hear_interrupts  # tests take these from here
+from infra.lab.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
 from infra.lab.trial import until as until
 from infra.paths import CHECKOUT
 

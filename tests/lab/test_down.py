@@ -8,7 +8,7 @@ from pathlib import Path
 from infra.lab import secrets
 from infra.paths import CHECKOUT
 from infra.process import output
-from tests.lab.conftest import Lab, hear_interrupts, until
+from tests.lab.conftest import INTERRUPTIBLE, Lab, until
 
 TESTED = {"real": ["place lab"]}
 
@@ -48,14 +48,13 @@ def test_a_proof_that_was_interrupted_is_followed_and_not_repeated(lab: Lab) -> 
     lab.make("cluster-down", "PURGE=1")
     quick = CHECKOUT / "runs" / "quick.sbatch"
     quick.write_text("#!/bin/bash\n#SBATCH --output=/dev/null\nsleep 20\n")
-    up = ["make", "cluster-up", f"JOB={quick.relative_to(CHECKOUT)}"]
+    up = [*INTERRUPTIBLE, "make", "cluster-up", f"JOB={quick.relative_to(CHECKOUT)}"]
     typed = subprocess.Popen(
         up,
         cwd=CHECKOUT,
         env=lab.env,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=hear_interrupts,
     )
     until("the job", lambda: lab.sh("squeue -h -t running").stdout != "", timeout_s=300)
     os.killpg(typed.pid, signal.SIGINT)

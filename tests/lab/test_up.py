@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 from infra.paths import CHECKOUT
-from tests.lab.conftest import Lab, hear_interrupts, until
+from tests.lab.conftest import INTERRUPTIBLE, Lab, until
 
 TESTED = {"real": ["place lab", "training on two nodes", "Debian 13", "cgroup v1", "x86_64"]}
 
@@ -34,14 +34,13 @@ def test_a_second_run_changes_nothing_and_says_so(lab: Lab) -> None:
 def test_after_ctrl_c_the_next_run_goes_on(lab: Lab) -> None:
     lab.make("cluster-down")
     typed = subprocess.Popen(
-        ["make", "cluster-up"],
+        [*INTERRUPTIBLE, "make", "cluster-up"],
         cwd=CHECKOUT,
         env=lab.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # a process group of its own, which a terminal would signal as one
-        preexec_fn=hear_interrupts,
     )
     until("the first container", lab.project.containers)
     os.killpg(typed.pid, signal.SIGINT)

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from infra.cluster import Cluster
 from infra.lab import trial
-from infra.lab.trial import hear_interrupts as hear_interrupts  # tests take these from here
+from infra.lab.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
 from infra.lab.trial import until as until
 from infra.load import load_cluster
 from infra.paths import CHECKOUT, build
@@ -72,7 +72,7 @@ class Machines:
     def popen(self, *words: str) -> subprocess.Popen[str]:
         """A command that goes on while the test does, in a process group as a terminal would make it."""
         return subprocess.Popen(
-            words,
+            [*INTERRUPTIBLE, *words],
             cwd=CHECKOUT,
             env=self.env,
             stdin=subprocess.DEVNULL,
@@ -80,7 +80,6 @@ class Machines:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=hear_interrupts,
         )
 
     def run(
