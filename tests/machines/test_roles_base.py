@@ -345,7 +345,7 @@ def test_who_left_is_locked_and_comes_back_when_named_again(site: Site) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"name": "new", "uid": 1000}, "uid 1000 is admin's on this machine"),
+        ({"name": "new", "uid": 65534}, "uid 65534 is nobody's on this machine"),
         ({"name": "ml", "uid": 2005}, "ml is 2001:2001 on this machine and 2005:2005 in the cluster file"),
         ({"name": "new", "uid": 0}, "uid 0 belongs to the system"),
         ({"name": "new", "uid": None}, "new has no uid in the cluster file"),
