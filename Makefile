@@ -78,8 +78,8 @@ test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of 
 test-machines: $(venv)/provision-ready ## the tests of machines: Pulumi, Ansible, Redfish (TESTS="-k drift": some of them)
 	@tests/run-machines $(TESTS)
 
-test-life: $(venv)/provision-ready ## not in test: a cluster whose nodes are replaced and whose Slurm is upgraded and taken back
-	@$(venv)/python -m pytest -v tests/machines/test_life.py $(TESTS)
+test-more: $(venv)/provision-ready ## not in test: roles of services on two Debians, nodes replaced, Slurm upgraded and taken back
+	@tests/run-machines --more $(TESTS)
 
 bench: $(venv)/ready ## the figures of docs/measured.md, each beside its limit (WRITE=1: write them there)
 	@$(infra) bench all $(if $(WRITE),--write docs/measured.md)
@@ -94,4 +94,4 @@ $(venv)/provision-ready: requirements.lock requirements-provision.lock infra/boo
 	@infra/bootstrap --provision
 
 .PHONY: help cluster-up plan replace upgrade cluster-down status logs shell env verify rotate-secrets host images render show \
-        check test test-lab test-machines test-life bench lock
+        check test test-lab test-machines test-more bench lock
