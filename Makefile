@@ -78,7 +78,7 @@ test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of 
 test-machines: $(venv)/provision-ready ## the tests of machines: Pulumi, Ansible, Redfish (TESTS="-k drift": some of them)
 	@tests/run-machines $(TESTS)
 
-test-more: $(venv)/provision-ready ## not in test: roles of services on two Debians, nodes replaced, Slurm upgraded and taken back
+test-more: $(venv)/provision-ready ## not in test: roles of services on two Debians, the pages of machines, nodes replaced, Slurm upgraded
 	@tests/run-machines --more $(TESTS)
 
 bench: $(venv)/ready ## the figures of docs/measured.md, each beside its limit (WRITE=1: write them there)
