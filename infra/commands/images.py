@@ -88,7 +88,7 @@ def verify(names: Names = None, json: Json = False) -> None:
             verdicts.append(verdict)
             said = " ".join(f"{key} {value}" for key, value in verdict.versions.items())
             this.did(
-                f"{target.name:<14}{said or 'as its tag says' if verdict.right else 'NOT what its lock says'}"
+                f"{target.name:<19}{said or 'as its tag says' if verdict.right else 'NOT what its lock says'}"
             )
         for wrong in [] if json else verdict.wrong:
             console.print(f"    {wrong}", style="red", markup=False)
@@ -144,4 +144,4 @@ def _table(rows: list[dict[str, object]], json: bool) -> None:
         return
     for row in rows:
         size = f"{row['bytes'] / 1e6:8.0f} MB" if isinstance(row["bytes"], int) else "  not built"
-        console.print(f"  {row['name']:<14}{row['inputs']}  {size}  {row['where']}", markup=False)
+        console.print(f"  {row['name']:<19}{row['inputs']}  {size}  {row['where']}", markup=False)
