@@ -80,7 +80,8 @@ def machine(
             "labels": tags(cluster, spec),
             "state": "running",
         },
-        ResourceOptions(depends_on=needs),
+        # A machine asked for anew has the name of the old one, which must be gone by then.
+        ResourceOptions(depends_on=needs, delete_before_replace=True),
     )
     return output(spec, made.address, made.host_key, made.container_id)
 

@@ -169,6 +169,17 @@ def test_no_secret_is_in_the_state_or_in_a_process_list(made: Outputs) -> None:
         assert not [line for line in seen if secret.encode() in line]
 
 
+def test_a_machine_asked_for_anew_is_another_one_and_no_other_is_touched(made: Outputs) -> None:
+    before = ids()
+    outputs = provisioner().up(Step("machines", None), anew="c2")
+    after = ids()
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {container("c2")}
+    assert len(outputs.machines) == len(made.machines)
+    assert output(["docker", "inspect", "-f", "{{.State.Running}}", container("c2")]) == "true"
+    assert provisioner().preview() == []
+
+
 def test_what_was_done_outside_is_seen_and_put_right_and_nothing_else_is_touched(made: Outputs) -> None:
     before, since = ids(), started("ctl")
     output(["docker", "kill", container("c1")])
