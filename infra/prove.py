@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infra import job
+from infra import files, job
 from infra.errors import Failure
 from infra.paths import CHECKOUT
 from infra.progress import Step, console
@@ -27,9 +27,7 @@ class Done:
             return cls()
 
     def save(self, folder: Path) -> None:
-        part = folder / ".state.json"
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        part.replace(folder / "state.json")
+        files.put(folder / "state.json", json.dumps(asdict(self), indent=2) + "\n")
 
 
 def prove(nodes: job.Nodes, user: str, script: str, done: Done, folder: Path, this: Step) -> job.Run:

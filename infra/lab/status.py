@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from infra import jobtable
 from infra.errors import Failure
 from infra.lab.compose import Project
 from infra.load import load_cluster
@@ -68,12 +69,10 @@ def _slurm_nodes(project: Project) -> dict[str, dict[str, str]]:
 
 
 def _jobs(project: Project) -> list[dict[str, str]]:
-    keys = ["id", "name", "user", "state", "time", "nodes", "where"]
     try:
-        lines = project.run("login", "squeue", "-h", "-o", "%i|%j|%u|%T|%M|%D|%R").splitlines()
+        return jobtable.listed(project, project.login)
     except Failure:
         return []
-    return [dict(zip(keys, line.split("|"), strict=True)) for line in lines]
 
 
 def _gib(folder: Path) -> float:
@@ -100,13 +99,7 @@ def _print(facts: dict[str, Any]) -> None:
             style="" if node["ok"] else "red",
         )
     console.print(nodes)
-    jobs = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("job", "name", "user", "state", "time", "nodes", "where"):
-        jobs.add_column(column)
-    for row in facts["jobs"]:
-        jobs.add_row(*row.values())
-    console.print()
-    console.print(jobs if facts["jobs"] else "no jobs")
+    jobtable.show(facts["jobs"])
     disk = facts["disk"]
     console.print(
         f"\ndisk: {disk['free_gib']} GiB free; cache {disk['cache_gib']} GiB, runs/ {disk['runs_gib']} GiB"

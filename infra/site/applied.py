@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from infra.files import put
 from infra.paths import CHECKOUT
 from infra.render import render
 from infra.site.site import Site
@@ -50,9 +51,7 @@ class Applied:
 
 
 def save(site: Site) -> None:
-    part = site.folder / ".applied.json"
-    part.write_text(json.dumps(wanted(site), indent=2) + "\n")
-    part.replace(site.folder / "applied.json")
+    put(site.folder / "applied.json", json.dumps(wanted(site), indent=2) + "\n")
 
 
 def _digest(text: str) -> str:

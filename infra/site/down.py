@@ -1,13 +1,13 @@
 """`make cluster-down` for machines: everything that Pulumi made goes, and with PURGE=1 what we keep of it."""
 
 import shutil
-import subprocess
 
 from infra import host
 from infra.cluster import Cluster
 from infra.errors import Failure
 from infra.progress import console, step
 from infra.provision import lock
+from infra.site import ssh
 from infra.site.site import Site
 from infra.site.up import tools
 
@@ -22,7 +22,9 @@ def down(cluster: Cluster, *, purge: bool) -> None:
             tools(this)
         from infra.provision.stack import Provisioner
 
-        _hang_up(site)
+        if site.file.is_file():
+            for machine in site.machines:
+                ssh.hang_up(site, machine.name)
         with lock.held(site.folder / "cluster.lock", site.name), step("machines") as this:
             Provisioner(cluster, this).destroy(this)
         for name in ("machines.json", "applied.json", "state.json"):
@@ -33,12 +35,3 @@ def down(cluster: Cluster, *, purge: bool) -> None:
         console.print(f"{site.name}: removed, with its secrets and logs.")
     else:
         console.print(f"{site.name}: down, nothing left but build/{site.name} (PURGE=1 removes it).")
-
-
-def _hang_up(site: Site) -> None:
-    """End the connections that ssh keeps open for the next command."""
-    if site.file.is_file():
-        for machine in site.machines:
-            subprocess.run(
-                [*site.ssh(machine.name)[:-1], "-O", "exit", machine.name], capture_output=True, check=False
-            )

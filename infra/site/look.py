@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from rich.table import Table
 
+from infra import jobtable
 from infra.cluster import Cluster
 from infra.errors import Failure, Mistake
 from infra.paths import CHECKOUT
@@ -41,11 +42,8 @@ def collect(site: Site) -> dict[str, Any]:
     jobs: list[dict[str, str]] = []
     if not answers[site.controller]:
         slurm = retire.states(site)
-        lines = site.run(site.controller, "sinfo", "-R", "-h", "-N", "-o", "%n|%E").splitlines()
-        reasons = dict(line.split("|", 1) for line in lines)
-        keys = ["id", "name", "user", "state", "time", "nodes", "where"]
-        listed = site.run(site.controller, "squeue", "-h", "-o", "%i|%j|%u|%T|%M|%D|%R").splitlines()
-        jobs = [dict(zip(keys, line.split("|"), strict=True)) for line in listed]
+        reasons = retire.reasons(site)
+        jobs = jobtable.listed(site, site.controller)
     machines = [
         {
             "name": m.name,
@@ -79,13 +77,7 @@ def _print(facts: dict[str, Any]) -> None:
         cells = [row["name"], row["address"], row["hardware"], row["slurm"], row["reason"]]
         machines.add_row(*cells, style="" if row["ok"] else "red")
     console.print(machines)
-    jobs = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("job", "name", "user", "state", "time", "nodes", "where"):
-        jobs.add_column(column)
-    for row in facts["jobs"]:
-        jobs.add_row(*row.values())
-    console.print()
-    console.print(jobs if facts["jobs"] else "no jobs")
+    jobtable.show(facts["jobs"])
 
 
 def logs(cluster: Cluster, node: str, *, follow: bool) -> None:

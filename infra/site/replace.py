@@ -6,16 +6,15 @@ goes on: build/<cluster>/replace.json says which machine is to go.
 """
 
 import json
-import subprocess
 import time
 
-from infra import hostlist
+from infra import files, hostlist
 from infra.cluster import Cluster
 from infra.errors import Failure, Mistake
 from infra.progress import Step, console, step
 from infra.provision import lock
 from infra.provision.shape import parts
-from infra.site import retire, upgrade
+from infra.site import retire, ssh, upgrade
 from infra.site.site import Machine, Site
 from infra.site.up import WAIT_S, configure, prepare, provision, report
 
@@ -46,7 +45,7 @@ def again(site: Site, node: str, *, requeue: bool) -> Machine:
                 _drain(site, node, this, requeue=requeue)
         _note(site, node, old)
         with step("machines") as this:
-            _hang_up(site, node)
+            ssh.hang_up(site, node)  # the connection to the old machine
             provision(site, this, anew=node)
     site = Site(site.cluster)
     with step("configure") as this:
@@ -109,12 +108,6 @@ def _take_back(site: Site, now: Machine, *, moved: bool, this: Step) -> None:
     this.did(f"{now.name} {state.lower()}, healthy")
 
 
-def _hang_up(site: Site, node: str) -> None:
-    """End the connection that ssh keeps open to the old machine."""
-    command = [*site.ssh(node)[:-1], "-O", "exit", node]
-    subprocess.run(command, capture_output=True, check=False)
-
-
 # -- what a run that was interrupted has begun
 
 
@@ -130,9 +123,7 @@ def _begun(site: Site, node: str) -> str | None:
 
 
 def _note(site: Site, node: str, id_: str) -> None:
-    part = site.folder / ".replace.json"
-    part.write_text(json.dumps({"name": node, "id": id_}) + "\n")
-    part.replace(site.folder / "replace.json")
+    files.put(site.folder / "replace.json", json.dumps({"name": node, "id": id_}) + "\n")
 
 
 def _forget_begun(site: Site) -> None:

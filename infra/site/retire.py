@@ -54,11 +54,16 @@ def drain(site: Site, nodes: list[str], step: Step, *, requeue: bool, reason: st
 
 def resume(site: Site, nodes: list[str]) -> None:
     """Give nodes that we drained back to the scheduler; those that someone else drained stay so."""
-    lines = ask(site, "sinfo", "-R", "-h", "-N", "-o", "%N|%E").splitlines()
-    reasons = dict(line.split("|", 1) for line in lines)
-    ours = [node for node in nodes if reasons.get(node, "").startswith("slipway: ")]
+    why = reasons(site)
+    ours = [node for node in nodes if why.get(node, "").startswith("slipway: ")]
     if ours:
         control(site, "update", f"NodeName={hostlist.compress(ours)}", "State=RESUME")
+
+
+def reasons(site: Site) -> dict[str, str]:
+    """Why nodes are drained or down; only those that are."""
+    lines = ask(site, "sinfo", "-R", "-h", "-N", "-o", "%N|%E").splitlines()
+    return dict(line.split("|", 1) for line in lines)
 
 
 def states(site: Site) -> dict[str, str]:

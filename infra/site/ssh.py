@@ -1,5 +1,6 @@
 """How the machines are reached: a key of the cluster's own, and host keys known before the first connection."""
 
+import subprocess
 from pathlib import Path
 
 from infra import paths
@@ -63,6 +64,11 @@ def write(site: Site) -> None:
     # ssh takes the first value that it finds, so that a machine's own lines come first
     put(site.ssh_config, "".join(hosts) + general)
     put(folder / "known_hosts", "".join(known))
+
+
+def hang_up(site: Site, host: str) -> None:
+    """End the connection that ssh keeps open for the next command."""
+    subprocess.run([*site.ssh(host)[:-1], "-O", "exit", host], capture_output=True, check=False)
 
 
 def put(path: Path, text: str) -> bool:

@@ -7,6 +7,8 @@ build/<cluster>/unfinished.json: machine -> handlers that were notified and have
 import json
 from pathlib import Path
 
+from infra import files
+
 
 def load(folder: Path) -> dict[str, list[str]]:
     try:
@@ -27,6 +29,4 @@ def save(folder: Path, before: dict[str, list[str]], now: dict[str, list[str]], 
     if not found:
         file.unlink(missing_ok=True)
         return
-    part = file.with_name(".unfinished.json")
-    part.write_text(json.dumps(found, indent=2) + "\n")
-    part.replace(file)
+    files.put(file, json.dumps(found, indent=2) + "\n")

@@ -8,10 +8,9 @@ import json
 import os
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from infra import host, hostlist, images, prove, verify
+from infra import files, host, hostlist, images, prove, verify
 from infra.cluster import Cluster
 from infra.errors import Failure, Mistake
 from infra.image_machine import name as machine_image
@@ -56,7 +55,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
         if silent:
             raise Failure(f"{len(silent)} management controllers do not answer, see above; the rest is done")
         applied.save(site)
-        before, done = prove.Done.load(site.folder), prove.Done.load(site.folder)
+        done = prove.Done.load(site.folder)
         retire.resume(site, list(cluster.nodes))
         if changed or not done.verified:
             done.verified = False
@@ -70,7 +69,8 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
             found = live.put_right(site, this)
             this.did(f"put right {', '.join(found)}" if found else "as rendered", changed=bool(found))
         changed = changed or bool(found)
-        if script and not done.proved:
+        to_prove = bool(script) and not done.proved
+        if to_prove:
             with step("job") as this:
                 this.doing("copying the checkout")
                 copy.push(site)
@@ -78,8 +78,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
             prove.say_what_it_learned(run)
             done.proved = run.id
             done.save(site.folder)
-        proved_now = bool(script) and not before.proved
-    if not changed and not proved_now:
+    if not changed and not to_prove:
         console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")
     console.print(
         f'Next:  eval "$(make env CLUSTER={cluster.file})"   then   sbatch jobs/ddp.sbatch   squeue',
@@ -185,7 +184,7 @@ def provision(site: Site, this: Step, anew: str | None = None) -> bool:
     from infra.provision.stack import Provisioner
 
     outputs = Provisioner(site.cluster, this).up(this, anew=anew)
-    put(site.file, json.dumps(asdict(outputs), indent=2) + "\n")
+    files.put(site.file, json.dumps(asdict(outputs), indent=2) + "\n")
     ssh.write(Site(site.cluster))
     return this.changed
 
@@ -260,9 +259,3 @@ def report(site: Site, played: Played) -> None:
             f"{len(broken)} of {len(played.hosts)} machines are not configured ({fine} are):\n{lines}\n"
             f"  log: {site.folder / 'logs' / 'ansible.log'}; to go on, run the same command again"
         )
-
-
-def put(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}")
-    part.write_text(text)
-    part.replace(path)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-from infra import hostlist, slurmrelease
+from infra import files, hostlist, slurmrelease
 from infra.cluster import Cluster
 from infra.errors import Failure, Mistake
 from infra.progress import Step, console, step
@@ -99,9 +99,7 @@ class Record:
             return cls(asked)
 
     def save(self, site: Site) -> None:
-        part = site.folder / ".slurm.json"
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        part.replace(site.folder / "slurm.json")
+        files.put(site.folder / "slurm.json", json.dumps(asdict(self), indent=2) + "\n")
 
     def reached(self, site: Site, what: str) -> None:
         self.done.append(what)
@@ -347,7 +345,7 @@ def roll(site: Site, host: str, release: str, this: Step) -> None:
     """One login or compute node. A node takes no new job meanwhile; those that run there go on."""
     node = host in site.cluster.nodes
     state = retire.states(site).get(host, "") if node else ""
-    ours = node and (not state.startswith("DRAIN") or reason(site, host) == REASON)
+    ours = node and (not state.startswith("DRAIN") or retire.reasons(site).get(host) == REASON)
     if ours:
         retire.control(site, "update", f"NodeName={host}", "State=DRAIN", f"Reason={REASON}")
     exchange(site, [host], this)
@@ -367,16 +365,6 @@ def usable(site: Site, host: str, release: str, this: Step) -> None:
         ' *" Version=$2"*) exit 0 ;; esac; sleep 1; done; echo "$n" >&2; exit 1'
     )
     site.run(site.controller, "sh", "-c", script, "usable", host, release, timeout_s=LONG_S)
-
-
-def reason(site: Site, node: str) -> str:
-    """Why a node is drained."""
-    return reasons(site).get(node, "")
-
-
-def reasons(site: Site) -> dict[str, str]:
-    lines = retire.ask(site, "sinfo", "-h", "-N", "-o", "%N|%E").splitlines()
-    return dict(line.split("|", 1) for line in lines)
 
 
 def patience(site: Site, seconds: int) -> None:
