@@ -59,7 +59,7 @@ def test_a_proof_that_was_interrupted_is_followed_and_not_repeated(lab: Lab) -> 
     until("the job", lambda: lab.sh("squeue -h -t running").stdout != "", timeout_s=300)
     os.killpg(typed.pid, signal.SIGINT)
     typed.wait(timeout=60)
-    done = lab.make(*up[1:])
+    done = lab.make(*up[up.index("make") + 1 :])
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(lab.ok("sacct -X -n -P -o jobid --starttime=2020-01-01").split()) == 1
     quick.unlink()
