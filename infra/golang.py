@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 
 from infra import download
+from infra.buildonce import only_one
 from infra.errors import Failure
-from infra.images import only_one
 from infra.paths import cache
 from infra.progress import Step
 

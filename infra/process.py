@@ -8,11 +8,14 @@ from pathlib import Path
 from infra.errors import Failure
 
 
-def output(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> str:
+def output(
+    command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> str:
     """What `command` prints, without the last newline. Raises Failure with its last line of error."""
     done = subprocess.run(
         [str(word) for word in command],
         env={**os.environ, **(env or {})},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,

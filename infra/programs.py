@@ -2,26 +2,30 @@
 
 programs/<name>/go.mod and go.sum say exactly what is built: every byte is checked against Go's checksum
 database. A new version is a new number in go.mod (`go mod tidy` there writes go.sum); a new program is a
-folder and an entry of PROGRAMS.
+folder (`go mod init slipway/<name> && go get -tool <package>@<version>`) and an entry of PROGRAMS.
 """
 
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from infra import golang
+from infra.buildonce import content_hash, only_one
 from infra.errors import Failure
-from infra.images import content_hash, only_one
 from infra.paths import CHECKOUT, cache
+from infra.process import output
 from infra.progress import Step
 
 FLAGS = ("-trimpath", "-buildvcs=false")
 # Static: built on any host, runs in any image.
 ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+UPSTREAM = "upstream"  # beside a program's files: folders of its module, such as manifests
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,23 @@ class Program:
     name: str
     packages: tuple[str, ...]
     module: str  # whose version in go.mod is the program's
-    version_variable: str  # what the linker sets to that version
+    # What the linker sets to that version; none where the source says it. `...Major` gets the first number of
+    # it only, `...Minor` the second.
+    version_variables: tuple[str, ...] = ()
+    upstream: tuple[str, ...] = ()  # folders of the module that are wanted, too
 
     @property
     def files(self) -> tuple[str, ...]:
         return tuple(package.rsplit("/", 1)[-1] for package in self.packages)
 
+
+KUBERNETES = ("kubelet", "kubeadm", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+# kubeadm compares versions with the kubelet's, servers announce theirs, clients name theirs as user agent.
+KUBERNETES_VERSION = tuple(
+    f"k8s.io/{package}.git{what}"
+    for package in ("component-base/version", "client-go/pkg/version")
+    for what in ("Version", "Major", "Minor")
+)
 
 PROGRAMS = {
     program.name: program
@@ -45,7 +60,45 @@ PROGRAMS = {
             "pulumi",
             ("github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",),
             module="github.com/pulumi/pulumi/pkg/v3",
-            version_variable="github.com/pulumi/pulumi/sdk/v3/go/common/version.Version",
+            version_variables=("github.com/pulumi/pulumi/sdk/v3/go/common/version.Version",),
+        ),
+        Program(
+            "kubernetes",
+            tuple(f"k8s.io/kubernetes/cmd/{name}" for name in (*KUBERNETES, "kube-proxy")),
+            module="k8s.io/kubernetes",
+            version_variables=KUBERNETES_VERSION,
+        ),
+        Program(
+            "coredns",
+            ("./coredns",),  # our own list of plugins
+            module="github.com/coredns/coredns",
+            version_variables=("github.com/coredns/coredns/coremain.gitTag",),
+        ),
+        Program(
+            "training-operator",
+            ("github.com/kubeflow/training-operator/cmd/training-operator.v1",),
+            module="github.com/kubeflow/training-operator",
+            upstream=("manifests/base", "manifests/overlays"),
+        ),
+        Program(
+            "kueue",
+            ("sigs.k8s.io/kueue/cmd/kueue",),
+            module="sigs.k8s.io/kueue",
+            version_variables=("sigs.k8s.io/kueue/pkg/version.GitVersion",),
+            upstream=("config/components", "config/default"),
+        ),
+        Program("kind", ("sigs.k8s.io/kind",), module="sigs.k8s.io/kind"),
+        Program(
+            "kwok",
+            ("sigs.k8s.io/kwok/cmd/kwok",),
+            module="sigs.k8s.io/kwok",
+            upstream=("kustomize",),
+        ),
+        Program(
+            "local-path-provisioner",
+            ("github.com/rancher/local-path-provisioner",),
+            module="github.com/rancher/local-path-provisioner",
+            version_variables=("main.VERSION",),
         ),
     )
 }
@@ -68,11 +121,13 @@ def version(name: str, root: Path = CHECKOUT) -> str:
 def folder(name: str, root: Path = CHECKOUT) -> Path:
     """Where the program is, or will be: named by everything that it is built from."""
     program, here = PROGRAMS[name], source(name, root)
+    own = [here / package for package in program.packages if package.startswith("./")]
     inputs = content_hash(
         root,
-        [here / "go.mod", here / "go.sum"],
+        [here / "go.mod", here / "go.sum", *own],
         *program.packages,
-        program.version_variable,
+        *program.version_variables,
+        *program.upstream,
         *FLAGS,
         *(f"{key}={value}" for key, value in ENVIRONMENT.items()),
         os.uname().machine,
@@ -98,18 +153,93 @@ def ensure(name: str, step: Step, root: Path = CHECKOUT) -> Path:
     return final
 
 
+def ensure_all(names: Sequence[str], step: Step, root: Path = CHECKOUT) -> dict[str, Path]:
+    """`ensure` of each, one after another: one build uses every core."""
+    return {name: ensure(name, step, root) for name in names}
+
+
+class Background:
+    """`ensure_all` in a thread, for the time in which a command waits for the network or a disk."""
+
+    def __init__(self, names: Sequence[str], root: Path = CHECKOUT) -> None:
+        self._step = Step("programs", None)
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._build, args=(names, root), daemon=True)
+        self._thread.start()
+
+    def _build(self, names: Sequence[str], root: Path) -> None:
+        try:
+            ensure_all(names, self._step, root)
+        except Exception as failure:  # told by `wait`, in the thread that asks
+            self._failure = failure
+
+    def wait(self, step: Step) -> None:
+        """Until all are there, with their progress as `step`'s. Raises what building raised."""
+        while self._thread.is_alive():
+            step.doing(self._step.text)
+            self._thread.join(timeout=0.2)
+        if self._failure:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End what runs. What it has compiled, Go keeps."""
+        process = _compiling.get(self._thread.ident)
+        if process:
+            process.terminate()
+            self._thread.join()  # the build failed, and no other begins
+
+
+@contextmanager
+def in_background(names: Sequence[str], root: Path = CHECKOUT) -> Iterator[Background]:
+    """Build `names` while the block works, which calls `wait` before it uses the first of them.
+
+    A block that ends before, by an error or Ctrl-C, ends the build.
+    """
+    background = Background(names, root)
+    try:
+        yield background
+    finally:
+        background.stop()
+
+
 def _build(program: Program, root: Path, final: Path, step: Step) -> None:
     here = source(program.name, root)
     go, environment = golang.ensure(golang.wanted(here / "go.mod"), step)
     part = final.with_name(f".{final.name}.part")
     part.mkdir(parents=True, exist_ok=True)
-    link = f"-s -w -X {program.version_variable}={version(program.name, root)}"
+    number = version(program.name, root)
+    link = " ".join(["-s -w", *(f"-X {name}={_of(name, number)}" for name in program.version_variables)])
     command = [str(go), "build", "-v", *FLAGS, "-ldflags", link, "-o", f"{part}/", *program.packages]
     _run(command, here, os.environ | ENVIRONMENT | environment, program.name, step)
     missing = [name for name in program.files if not (part / name).is_file()]
     if missing:
         raise Failure(f"go build made no {', '.join(missing)}\n  log: {log(program.name)}")
+    if program.upstream:
+        where = output(
+            [go, "list", "-m", "-f", "{{.Dir}}", program.module], cwd=here, env=ENVIRONMENT | environment
+        )
+        for name in program.upstream:
+            _copy(Path(where) / name, part / UPSTREAM / name)
     part.rename(final)
+
+
+def _of(variable: str, version: str) -> str:
+    major, minor, *_ = version.removeprefix("v").split(".")
+    if variable.endswith("Major"):
+        return major
+    return minor if variable.endswith("Minor") else version
+
+
+def _copy(source: Path, target: Path) -> None:
+    # Without the modes of Go's module cache, which nothing may be removed from.
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+
+
+_compiling: dict[int | None, subprocess.Popen[str]] = {}  # by thread
 
 
 def _run(command: list[str], where: Path, environment: dict[str, str], name: str, step: Step) -> None:
@@ -145,10 +275,12 @@ def _started(command: list[str], where: Path, environment: dict[str, str]) -> It
         stderr=subprocess.STDOUT,
         text=True,
     )
+    _compiling[threading.get_ident()] = process
     try:
         yield process
         process.wait()
     finally:
+        del _compiling[threading.get_ident()]
         if process.poll() is None:
             process.terminate()
             process.wait()

@@ -12,8 +12,8 @@ import tarfile
 from pathlib import Path
 
 from infra import download, programs
+from infra.buildonce import only_one
 from infra.errors import Failure
-from infra.images import only_one
 from infra.paths import CHECKOUT, cache
 from infra.progress import Step
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import buildenv, images, sbom, stackfolder
+from infra import buildenv, buildonce, images, sbom, stackfolder
 from infra.engine import need_disk
 from infra.errors import Failure, Mistake
 from infra.imageverify import compare_facts, compare_files, compare_lock, locked_versions
@@ -58,10 +58,10 @@ def test_a_mode_and_a_name_count_as_content(tmp_path: Path) -> None:
     file = tmp_path / "program"
     file.write_text("echo")
     file.chmod(0o644)
-    plain = images.content_hash(tmp_path, [file])
+    plain = buildonce.content_hash(tmp_path, [file])
     file.chmod(0o755)
-    executable = images.content_hash(tmp_path, [file])
-    other = images.content_hash(tmp_path, [file.rename(tmp_path / "other")])
+    executable = buildonce.content_hash(tmp_path, [file])
+    other = buildonce.content_hash(tmp_path, [file.rename(tmp_path / "other")])
     assert len({plain, executable, other}) == 3
 
 
