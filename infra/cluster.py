@@ -185,6 +185,10 @@ class SoftwareFile(Facts):
     slurm_suite: Annotated[str, Field(pattern=r"^[a-z]+(-backports)?$")] | None = Field(
         default=None, description="Debian suite that Slurm is installed from: trixie, forky"
     )
+    registry: Text | None = Field(
+        default=None,
+        description="Kubernetes: where nodes pull our images from; missing: they have them, as slipway.local/...",
+    )
 
 
 class Services(Facts):

@@ -71,6 +71,7 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
     if machine:
         rules.room(document, file, pools, machine)
     rules.machines(document, file, nodes)
+    rules.kubernetes(document, file)
     users = _users(document, file, machine)
     services = file.services.hardware
     if services in profiles:
@@ -186,7 +187,8 @@ def _fair_share(file: ClusterFile, machine: Machine) -> tuple[int, int]:
     """Cores and MiB of a node on this machine. On docker they stay when another node comes."""
     if file.place == "docker":
         return DOCKER_CORES, DOCKER_MIB
-    everywhere = sum(pool.count for pool in file.pools.values())
+    # Each scheduler has nodes of its own: of a pool under both there are two of every name, half as big.
+    everywhere = sum(pool.count for pool in file.pools.values()) * len(set(file.schedulers))
     host = max(LAB_HOST_MIB, int(machine.memory_mib * LAB_HOST_SHARE))
     return max(1, machine.cores // everywhere), max(0, machine.memory_mib - host) // everywhere // 100 * 100
 

@@ -16,6 +16,9 @@ from infra.yamlfile import Document, Key, nearest
 
 RESERVED = ("root", "slurm", "munge", "nobody")  # users that the nodes have for themselves
 
+NAMESPACES = ("default", "kubeflow", "kueue-system", "slipway-system", "local-path-storage")
+HIGHEST_PRIORITY = 1_000_000_000  # above it are those of the cluster's own pods (kubernetes.io, PriorityClass)
+
 
 def section(document: Document, name: str) -> dict[str, Any]:
     """A top-level mapping of the file as written; empty when it is not one."""
@@ -76,6 +79,29 @@ def references(document: Document) -> None:
         document.wrong(
             ("partitions", name, "default"), f"'{defaults[0]}' is the default already; there is one"
         )
+
+
+def kubernetes(document: Document, file: ClusterFile) -> None:
+    """What Kubernetes asks of names and numbers: an account is a namespace, a QOS is a priority class."""
+    if "kubernetes" not in file.schedulers:
+        return
+    named = [("name", None, file.name)]
+    named += [(part, name, name) for part in ("pools", "accounts", "qos") for name in getattr(file, part)]
+    for part, key, name in named:
+        if name.endswith("-"):  # the only thing that our names may and those of RFC 1123 may not
+            where = (part,) if key is None else (part, key)
+            document.wrong(where, f"'{name}' is no name in Kubernetes: it must not end with '-'")
+    for name in file.accounts:
+        if name in NAMESPACES or name.startswith("kube-"):
+            document.wrong(("accounts", name), "is a namespace of the cluster's own; take another name")
+    for name, qos in file.qos.items():
+        if name.startswith("system-"):
+            document.wrong(("qos", name), "Kubernetes keeps priority classes of 'system-' for itself")
+        if qos.priority > HIGHEST_PRIORITY:
+            text = f"{qos.priority} is above {HIGHEST_PRIORITY}, the highest priority of pods"
+            document.wrong(("qos", name, "priority"), text)
+    if not file.accounts and "accounts" not in document.data:
+        document.wrong(("accounts",), "missing; under Kubernetes jobs are submitted to an account's namespace")
 
 
 def hosts(document: Document, file: ClusterFile) -> dict[str, tuple[str, ...]]:
@@ -165,9 +191,10 @@ def room(document: Document, file: ClusterFile, pools: list[Pool], machine: Mach
         key = ("pools", asking, "lab_cores") if asking else ("pools", pools[0].name, "count")
         what = " + ".join(f"{pool.count} nodes x {pool.cpus}" for pool in pools)
         document.wrong(key, f"{what} = {cores} cores, but this machine has {machine.cores}")
-    memory = sum(pool.memory_mib * pool.count for pool in pools)
+    schedulers = len(set(file.schedulers)) if file.place == "lab" else 1  # each has nodes of its own
+    memory = sum(pool.memory_mib * pool.count for pool in pools) * schedulers
     if memory > machine.memory_mib:
-        what = " + ".join(f"{pool.count} nodes x {pool.memory_mib}" for pool in pools)
+        what = " + ".join(f"{pool.count * schedulers} nodes x {pool.memory_mib}" for pool in pools)
         key = ("pools", pools[0].name, "count")
         document.wrong(key, f"{what} = {memory} MiB, but this machine has {machine.memory_mib}")
     for pool in pools:
