@@ -4,6 +4,7 @@
 #   make cluster-up CLUSTER=clusters/x.yaml    another cluster
 #   make cluster-up JOB=                       without the job at the end
 #   make cluster-down PURGE=1                  remove everything, volumes too
+#   make cluster-up CLUSTER=clusters/kind.yaml Kubernetes instead of Slurm
 
 CLUSTER ?= clusters/lab.yaml
 JOB ?= jobs/ddp.sbatch
@@ -17,6 +18,8 @@ export SLIPWAY_STARTED := $(or $(SLIPWAY_STARTED),$(shell date +%s.%N))
 
 venv := .venv/bin
 infra := $(venv)/python -m infra
+# verbs of Kubernetes mean its own cluster unless another is named
+kind = $(if $(filter file,$(origin CLUSTER)),clusters/kind.yaml,$(CLUSTER))
 
 help: ## show these verbs
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -45,8 +48,14 @@ logs: $(venv)/ready ## what the nodes log (NODE=slurmctld: one node, FOLLOW=1: g
 shell: $(venv)/ready ## a shell on the login node (NODE=c1: another node, as root)
 	@$(infra) shell $(CLUSTER) $(NODE)
 
-env: $(venv)/ready ## what to eval, so that sbatch, squeue and the others work in this shell
+env: $(venv)/ready ## what to eval, so that sbatch, squeue, kubectl and the others work in this shell
 	@$(infra) env $(CLUSTER)
+
+results: $(venv)/ready ## Kubernetes: follow a job, then fetch its run folder and logs to runs/ (JOB=ddp)
+	@$(infra) results "$(JOB)" $(kind)
+
+kubeconfig: $(venv)/ready ## Kubernetes: put the cluster into your own ~/.kube/config (UNDO=1: take it out)
+	@$(infra) kubeconfig $(kind) $(if $(UNDO),--undo)
 
 verify: $(venv)/ready ## check every node of the running cluster
 	@$(infra) verify $(CLUSTER)
@@ -78,6 +87,9 @@ test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of 
 test-machines: $(venv)/provision-ready ## the tests of machines: Pulumi, Ansible, Redfish (TESTS="-k drift": some of them)
 	@tests/run-machines $(TESTS)
 
+test-kind: $(venv)/ready ## the tests of Kubernetes; not in test yet (TESTS="-k quota": some of them)
+	@tests/run-kind $(TESTS)
+
 test-more: $(venv)/provision-ready ## not in test: roles of services on two Debians, the pages of machines, nodes replaced, Slurm upgraded
 	@tests/run-machines --more $(TESTS)
 
@@ -93,5 +105,5 @@ $(venv)/ready: requirements.lock infra/bootstrap
 $(venv)/provision-ready: requirements.lock requirements-provision.lock infra/bootstrap
 	@infra/bootstrap --provision
 
-.PHONY: help cluster-up plan replace upgrade cluster-down status logs shell env verify rotate-secrets host images render show \
-        check test test-lab test-machines test-more bench lock
+.PHONY: help cluster-up plan replace upgrade cluster-down status logs shell env results kubeconfig verify rotate-secrets host \
+        images render show check test test-lab test-machines test-kind test-more bench lock

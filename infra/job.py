@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ class Run:
     output: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
     runs: Path = CHECKOUT / "runs"  # of the checkout that it was submitted from
+    since: float = 0  # Unix time; steps before it are an earlier run's, whose folder has the same name
 
     @property
     def folder(self) -> Path:
@@ -85,9 +87,15 @@ def find(nodes: Nodes, id: str) -> Run | None:
 
 
 def follow(nodes: Nodes, run: Run, step: Step | None = None, *, timeout_s: float = 1800) -> Run:
+    """Wait for the end of a job of Slurm, as `watch` does."""
+    return watch(lambda: refresh(nodes, run), run, step, timeout_s=timeout_s)
+
+
+def watch(look: Callable[[], None], run: Run, step: Step | None = None, *, timeout_s: float = 1800) -> Run:
     """Wait for the end of a job and show its steps meanwhile. Raises Failure when it did not complete.
 
-    The run folder is read often, because that costs nothing; the scheduler is asked every few seconds.
+    `look` asks the scheduler for the job's state, which is done every few seconds; the run folder is read
+    often, because that costs nothing.
     """
     deadline = time.monotonic() + timeout_s
     asked = 0.0
@@ -95,7 +103,7 @@ def follow(nodes: Nodes, run: Run, step: Step | None = None, *, timeout_s: float
         written = (run.folder / "summary.json").exists()
         if time.monotonic() - asked > (0.5 if written else 3):
             asked = time.monotonic()
-            refresh(nodes, run)
+            look()
             if run.state not in UNFINISHED:
                 break
         if step:
@@ -127,8 +135,11 @@ def since_start(run: Run) -> float | None:
 
 
 def _live(run: Run) -> str:
-    steps = run.metrics()
-    if not steps:
-        return f"{run.state.lower()} {run.reason if run.state == 'PENDING' else ''}".rstrip()
-    last = steps[-1]
-    return f"step {last['step']}  loss {last['loss']:.3f}  {last['tokens_per_s']:.0f} tok/s"
+    steps = [line for line in run.metrics() if line["time"] >= run.since]
+    waits = "" if run.reason == "None" else run.reason  # Slurm's word for a job that waits for nothing
+    return f"{progress(steps[-1]) if steps else run.state.lower()}  {waits}".rstrip()
+
+
+def progress(line: dict[str, Any]) -> str:
+    """A training step as people follow it, from its line of metrics.jsonl."""
+    return f"step {line['step']}  loss {line['loss']:.3f}  {line['tokens_per_s']:.0f} tok/s"

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar, Self
 
 from infra import files, job
 from infra.errors import Failure
@@ -14,20 +15,22 @@ from infra.progress import Step, console
 class Done:
     """What has been reached for which inputs; kept in build/<cluster>/state.json."""
 
+    FILE: ClassVar[str] = "state.json"
+
     applied: str = ""  # hash of everything rendered and of the node image, once all nodes were healthy
     verified: bool = False  # whether the checks have passed since a container was last started
     submitted: str = ""  # the job that is to prove it, while it has not ended
     proved: str = ""  # the job that has completed on this cluster; stays until its volumes go
 
     @classmethod
-    def load(cls, folder: Path) -> "Done":
+    def load(cls, folder: Path) -> Self:
         try:
-            return cls(**json.loads((folder / "state.json").read_text()))
+            return cls(**json.loads((folder / cls.FILE).read_text()))
         except (FileNotFoundError, TypeError, ValueError):
             return cls()
 
     def save(self, folder: Path) -> None:
-        files.put(folder / "state.json", json.dumps(asdict(self), indent=2) + "\n")
+        files.put(folder / self.FILE, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def prove(nodes: job.Nodes, user: str, script: str, done: Done, folder: Path, this: Step) -> job.Run:
@@ -38,13 +41,14 @@ def prove(nodes: job.Nodes, user: str, script: str, done: Done, folder: Path, th
         done.submitted = run.id
         done.save(folder)
     job.follow(nodes, run, this)
-    this.did(_trained(run, script))
+    this.did(trained(run, script))
     done.submitted = ""
     done.save(folder)
     return run
 
 
-def _trained(run: job.Run, script: str) -> str:
+def trained(run: job.Run, script: str) -> str:
+    """What the job that proved a cluster has done, in a line."""
     summary = run.summary
     if not summary.get("bits_per_byte"):
         return f"{Path(script).stem}  job {run.id} completed"

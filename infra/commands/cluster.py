@@ -1,6 +1,7 @@
 """The verbs of a running cluster: up, plan, down, status, logs, shell, env, verify, copy, rotate-secrets.
 
-A lab is containers of this machine (infra/lab); everything else is machines (infra/site).
+A lab is containers of this machine: Slurm's by Compose (infra/lab), Kubernetes' by kind (infra/kind), side by side
+where a cluster file names both. Everything else is machines (infra/site).
 """
 
 from pathlib import Path
@@ -12,20 +13,22 @@ from infra.errors import Failure, Mistake
 
 if TYPE_CHECKING:
     from infra.cluster import Cluster
+    from infra.kind.cluster import Kind
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 File = Annotated[Path, typer.Argument(metavar="CLUSTER", help="a cluster file")]
 Node = Annotated[str, typer.Argument(help="a node's name, as `make status` shows it")]
 LAB = Path("clusters/lab.yaml")
+JOB = "jobs/ddp.sbatch"
 
 
 @app.command()
 def up(
     cluster: File = LAB,
     job: Annotated[
-        str, typer.Option(help="sbatch file to prove the cluster with; empty for none")
-    ] = "jobs/ddp.sbatch",
+        str, typer.Option(help="sbatch file, or YAML of a PyTorchJob, to prove it with; empty for none")
+    ] = JOB,
     requeue: Annotated[bool, typer.Option(help="jobs on nodes that go are requeued, not waited for")] = False,
 ) -> None:
     """Start the cluster, check it, and prove it with a job. A second run changes nothing.
@@ -39,13 +42,35 @@ def up(
         raise Mistake(f"JOB={job}: no such file in the checkout; JOB= runs none")
     found = load_cluster(cluster)
     if found.place == "lab":
-        from infra.lab.up import up as lab_up
+        slurm, kubernetes = _jobs(found, job)
+        if "slurm" in found.schedulers:
+            from infra.lab.up import up as lab_up
 
-        lab_up(found, job)
+            lab_up(found, slurm)
+        if "kubernetes" in found.schedulers:
+            from infra.kind.up import up as kind_up
+
+            kind_up(found, kubernetes)
     else:
         from infra.site.up import up as site_up
 
         site_up(found, job, requeue=requeue)
+
+
+def _jobs(cluster: "Cluster", job: str) -> tuple[str, str]:
+    """The job that proves Slurm, and the one that proves Kubernetes; '' for none. Raises Mistake."""
+    from infra.kind.job import DEFAULT
+
+    if job == JOB or not job:
+        return job, DEFAULT if job else ""
+    wanted = "kubernetes" if Path(job).suffix in (".yaml", ".yml") else "slurm"
+    if wanted not in cluster.schedulers:
+        right = {"kubernetes": DEFAULT, "slurm": JOB}
+        raise Mistake(
+            f"JOB={job}: cluster '{cluster.name}' has no {wanted.capitalize()};"
+            f" write such as JOB={right[cluster.schedulers[0]]}"
+        )
+    return ("", job) if wanted == "kubernetes" else (job, "")
 
 
 @app.command()
@@ -62,6 +87,13 @@ def down(
         from infra.site.down import down as site_down
 
         site_down(found, purge=purge)
+        return
+    kind, slurm = _lab(cluster)
+    if kind:
+        from infra.kind.down import down as kind_down
+
+        kind_down(kind, purge=purge)
+    if not slurm:
         return
     from infra.lab.down import down as bring_down
 
@@ -82,11 +114,31 @@ def status(
 
         well = site_status(found, as_json=as_json)
     else:
-        from infra.lab.status import status as show_status
-
-        well = show_status(cluster, as_json=as_json)
+        well = _lab_status(cluster, as_json=as_json)
     if not well:
         raise typer.Exit(1)
+
+
+def _lab_status(cluster: Path, *, as_json: bool) -> bool:
+    """Of Slurm's containers, kind's, or both; as JSON both are one object by scheduler."""
+    import json
+
+    from infra.kind import look
+    from infra.lab import status as lab
+
+    kind, slurm = _lab(cluster)
+    if not kind:
+        return lab.status(cluster, as_json=as_json)
+    if not slurm:
+        return look.status(kind, as_json=as_json)
+    if not as_json:
+        print("Slurm")
+        well = lab.status(cluster, as_json=False)
+        print("\nKubernetes")
+        return look.status(kind, as_json=False) and well
+    found = {"slurm": lab.collect(lab.project(cluster)), "kubernetes": look.collect(kind)}
+    print(json.dumps(found, indent=2))
+    return all(there["nodes"] and all(node["ok"] for node in there["nodes"]) for there in found.values())
 
 
 @app.command()
@@ -105,6 +157,12 @@ def logs(
 
         look.logs(found, node, follow=follow)
         return
+    kind, slurm = _lab(cluster)
+    if kind and (not slurm or _is_kinds(kind, node)):
+        from infra.kind import look as kinds
+
+        kinds.logs(kind, node, follow=follow)
+        return
     from infra.lab.look import logs as show_logs
 
     show_logs(cluster, node, follow=follow)
@@ -122,6 +180,11 @@ def shell(cluster: File = LAB, node: Node = "") -> None:
 
         look.shell(found, node)
         return
+    kind, slurm = _lab(cluster)
+    if kind and (not slurm or _is_kinds(kind, node)):
+        from infra.kind import look as kinds
+
+        kinds.shell(kind, node)
     from infra.lab.look import shell as open_shell
 
     open_shell(cluster, node)
@@ -129,7 +192,7 @@ def shell(cluster: File = LAB, node: Node = "") -> None:
 
 @app.command()
 def env(cluster: File = LAB) -> None:
-    """Print what to eval, so that sbatch, squeue and the others work in this shell.
+    """Print what to eval, so that sbatch, squeue, kubectl and the others work in this shell.
 
     Example: eval "$(python -m infra env)"
     """
@@ -138,6 +201,13 @@ def env(cluster: File = LAB) -> None:
         from infra.site import look
 
         look.env(found)
+        return
+    kind, slurm = _lab(cluster)
+    if kind:
+        from infra.kind import look as kinds
+
+        kinds.env(kind)
+    if not slurm:
         return
     from infra.lab.look import env as print_env
 
@@ -158,9 +228,18 @@ def verify(cluster: File = LAB) -> None:
         with step("verify") as this:
             checks.run(found, this)
         return
-    from infra.lab.look import verify as check
+    kind, slurm = _lab(cluster)
+    if slurm:
+        from infra.lab.look import verify as check
 
-    check(cluster)
+        check(cluster)
+    if kind:
+        from infra.kind.verify import verify as kind_verify
+        from infra.progress import step
+
+        kind.require_up()
+        with step("verify") as this:
+            kind_verify(kind, this)
 
 
 @app.command("rotate-secrets")
@@ -175,6 +254,10 @@ def rotate_secrets(cluster: File = LAB) -> None:
 
         site_rotate(found)
         return
+    if not _lab(cluster)[1]:
+        raise Mistake(
+            f"{cluster}: Kubernetes' keys are made with the cluster: run make cluster-down, then cluster-up"
+        )
     from infra.lab.rotate import rotate
 
     rotate(cluster)
@@ -215,6 +298,67 @@ def copy(cluster: File) -> None:
     from infra.site.site import Site
 
     copying.push(Site(found))
+
+
+@app.command()
+def results(
+    job: Annotated[str, typer.Argument(help="a PyTorchJob's name, such as ddp")],
+    cluster: File = Path("clusters/kind.yaml"),
+) -> None:
+    """Follow a PyTorchJob to its end, then copy its run folder and its pods' logs to runs/<job>.
+
+    Example: python -m infra results ddp
+    """
+    from infra.kind import job as jobs
+    from infra.prove import shown
+
+    kind = _kind(cluster)
+    kind.require_up()
+    folder = jobs.results(kind, job)
+    found = jobs.summary(folder)
+    bits = found.get("bits_per_byte") or {}
+    learned = f"{bits['validation']:.2f} bits/byte on validation, " if bits else ""
+    typer.echo(f"{shown(folder)}: {learned}step {found.get('step', '?')}/{found.get('steps', '?')}")
+
+
+@app.command()
+def kubeconfig(
+    cluster: File = Path("clusters/kind.yaml"),
+    undo: Annotated[bool, typer.Option(help="take it out again")] = False,
+) -> None:
+    """Put the cluster into your own ~/.kube/config, or take it out again; nothing else in it changes.
+
+    Example: python -m infra kubeconfig clusters/kind.yaml --undo
+    """
+    from infra.kind import config
+
+    kind = _kind(cluster)
+    if undo:
+        typer.echo(f"{config.users_own()}: {'taken out' if config.undo(kind) else 'was not there'}")
+    else:
+        config.add(kind)
+
+
+def _lab(path: Path) -> "tuple[Kind | None, bool]":
+    """The kind cluster of a lab's file, None when it has no Kubernetes; and whether it has Slurm."""
+    from infra.kind.cluster import Kind
+    from infra.load import load_cluster
+
+    found = load_cluster(path)
+    return (Kind(found) if "kubernetes" in found.schedulers else None, "slurm" in found.schedulers)
+
+
+def _kind(path: Path) -> "Kind":
+    kind = None if _machines(path) else _lab(path)[0]
+    if not kind:
+        raise Mistake(f"{path}: no Kubernetes on this machine; write such as CLUSTER=clusters/kind.yaml")
+    return kind
+
+
+def _is_kinds(kind: "Kind", node: str) -> bool:
+    """Whether a name of a cluster with both schedulers is Kubernetes': Slurm's own nodes come first."""
+    slurm = {*kind.cluster.nodes, *kind.cluster.service_hosts, ""}
+    return node not in slurm
 
 
 def _machines(path: Path) -> "Cluster | None":

@@ -19,13 +19,17 @@ from infra.progress import console
 
 def status(path: Path, *, as_json: bool) -> bool:
     """Print the state of the cluster of file `path`; returns whether everything that should run does."""
-    project = Project(load_cluster(path, machine=read_machine()).name)
-    facts = collect(project)
+    facts = collect(project(path))
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
         _print(facts)
     return bool(facts["nodes"]) and all(node["ok"] for node in facts["nodes"])
+
+
+def project(path: Path) -> Project:
+    """The containers of the cluster of file `path`."""
+    return Project(load_cluster(path, machine=read_machine()).name)
 
 
 def collect(project: Project) -> dict[str, Any]:
@@ -51,8 +55,8 @@ def collect(project: Project) -> dict[str, Any]:
         "jobs": _jobs(project),
         "disk": {
             "free_gib": round(shutil.disk_usage(CHECKOUT).free / 2**30, 1),
-            "cache_gib": _gib(cache()),
-            "runs_gib": _gib(CHECKOUT / "runs"),
+            "cache_gib": gib(cache()),
+            "runs_gib": gib(CHECKOUT / "runs"),
         },
     }
 
@@ -75,7 +79,7 @@ def _jobs(project: Project) -> list[dict[str, str]]:
         return []
 
 
-def _gib(folder: Path) -> float:
+def gib(folder: Path) -> float:
     """GiB on disk below `folder`; 0 where it is not there."""
     if not folder.exists():
         return 0.0

@@ -1,0 +1,34 @@
+"""`make cluster-down` of a kind cluster: nothing is left but what jobs wrote; with PURGE=1 not that either."""
+
+import shutil
+
+from infra import host
+from infra.errors import Failure
+from infra.kind import config
+from infra.kind.cluster import Kind
+from infra.kind.done import Done
+from infra.progress import console, step
+
+
+def down(kind: Kind, *, purge: bool) -> None:
+    """Remove containers, volumes, network and kubeconfig, also from the user's own; jobs end with them."""
+    name = kind.cluster.name
+    if not host.ready():
+        raise Failure("the Docker engine does not answer, so nothing was removed; run: make host")
+    if kind.containers() or kind.networks():
+        with step("cluster") as this:
+            containers, networks = kind.delete()
+            this.did(f"{containers} containers and {networks} network removed")
+    kind.kubeconfig.unlink(missing_ok=True)
+    config.undo(kind)
+    (kind.folder / Done.FILE).unlink(missing_ok=True)
+    (kind.folder / "kubectl").unlink(missing_ok=True)
+    if purge:
+        shutil.rmtree(kind.folder, ignore_errors=True)
+        console.print(f"{name}: removed, with what its jobs wrote. What was fetched is still in runs/.")
+    elif kind.runs.is_dir() and any(kind.runs.iterdir()):
+        console.print(
+            f"{name}: down. What jobs wrote stays in {kind.cluster.build}/shared; PURGE=1 removes it."
+        )
+    else:
+        console.print(f"{name}: down, nothing left.")

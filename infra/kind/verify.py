@@ -1,0 +1,47 @@
+"""Check a running cluster: its nodes, their accelerators, its own services, its queues."""
+
+import json
+from collections.abc import Iterator
+
+from infra.errors import Failure
+from infra.kind import deploy
+from infra.kind.cluster import Kind
+from infra.kind.facts import name, reason
+from infra.progress import Step
+
+
+def verify(kind: Kind, this: Step) -> None:
+    """Raises Failure with a line for each check that failed."""
+    this.doing("nodes, accelerators, services, queues")
+    deploy.wait_available(kind, this)
+    done = list(checks(kind))
+    wrong = [f"  {what}: {found}" for what, found in done if found]
+    if wrong:
+        raise Failure(f"{len(wrong)} of {len(done)} checks failed\n" + "\n".join(wrong))
+    this.did(f"{len(done)} checks on {1 + len(kind.workers)} nodes")
+
+
+def checks(kind: Kind) -> Iterator[tuple[str, str]]:
+    """What was checked, and what is wrong with it; empty when nothing is."""
+    nodes = {name(node): node for node in kind.get("nodes")}
+    yield "API server", "" if kind.answers() else "not ready"
+    for container in (kind.control_plane, *kind.workers.values()):
+        found = reason(nodes[container]) if container in nodes else "not in the cluster"
+        yield f"node {kind.called(container)}", found
+    for pool in kind.cluster.pools:
+        gpus = pool.hardware.accelerators
+        for node in pool.nodes:
+            there = nodes.get(kind.workers[node], {}).get("status", {}).get("allocatable", {})
+            if gpus and gpus.kubernetes_resource:
+                has = there.get(gpus.kubernetes_resource, "0")
+                wrong = "" if has == str(pool.gpus) else f"{has} instead of {pool.gpus}"
+                yield f"{gpus.kubernetes_resource} of {node}", wrong
+    for each in deploy.workloads(kind):
+        yield f"{each['kind']} {name(each)}", "" if deploy.available(each) else "not available"
+    for queue in kind.get("clusterqueues.kueue.x-k8s.io"):
+        active = [c for c in queue.get("status", {}).get("conditions", []) if c["type"] == "Active"]
+        fine = bool(active) and active[0]["status"] == "True"
+        yield f"queue {name(queue)}", "" if fine else json.dumps(active and active[0].get("message"))
+    for claim in kind.get("persistentvolumeclaims", "--all-namespaces"):
+        phase = claim.get("status", {}).get("phase")
+        yield f"volume {claim['metadata']['namespace']}/{name(claim)}", "" if phase == "Bound" else str(phase)

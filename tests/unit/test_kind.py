@@ -1,0 +1,202 @@
+"""Kubernetes on this machine, what needs no cluster: stages of manifests, what a job waits for, kubeconfigs."""
+
+from typing import Any
+
+import pytest
+
+from infra.kind import config, facts
+from infra.kind.deploy import Stages, available
+
+OURS = """\
+apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority-data: AAAA
+    server: https://127.0.0.1:40000
+  name: kind-slipway-x
+contexts:
+- context:
+    cluster: kind-slipway-x
+    user: kind-slipway-x
+  name: kind-slipway-x
+current-context: kind-slipway-x
+kind: Config
+users:
+- name: kind-slipway-x
+  user:
+    client-key-data: BBBB
+"""
+THEIRS = """\
+apiVersion: v1
+kind: Config
+# my own cluster
+clusters:
+- cluster:
+    server: https://mine:6443
+  name: mine
+contexts:
+- context:
+    cluster: mine
+    user: me
+  name: mine
+current-context: mine
+users:
+- name: me
+  user:
+    token: "1234" # a number in quotes
+"""
+
+
+def test_a_kubeconfig_is_added_to_and_taken_out_again_without_a_trace() -> None:
+    both = config.merged(THEIRS, OURS)
+    assert "kind-slipway-x" in both
+    assert "current-context: mine" in both
+    assert "# my own cluster" in both
+    assert config.merged(both, OURS) == both, "adding it again changes nothing"
+    assert config.without(both, "kind-slipway-x") == THEIRS
+
+
+def test_a_kubeconfig_of_nothing_else_uses_ours_and_is_empty_after_it() -> None:
+    alone = config.merged("", OURS)
+    assert "current-context: kind-slipway-x" in alone
+    assert config.without(alone, "kind-slipway-x") == ""
+
+
+def test_a_new_kubeconfig_of_ours_replaces_the_old_one() -> None:
+    moved = config.merged(config.merged(THEIRS, OURS), OURS.replace("40000", "40001"))
+    assert "40001" in moved
+    assert "40000" not in moved
+
+
+def test_manifests_are_applied_definitions_first_and_queues_last() -> None:
+    stages = Stages.of(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n"
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n---\n"
+        "apiVersion: kueue.x-k8s.io/v1beta1\nkind: ClusterQueue\nmetadata: {name: c}\n---\n"
+        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: d}\n"
+    )
+    assert ("name: a" in stages.first, "name: d" in stages.first) == (True, True)
+    assert "name: b" in stages.second
+    assert "name: c" in stages.last
+    assert stages.second.count("---") == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "is_it"),
+    [
+        ("Deployment", {"observedGeneration": 2, "availableReplicas": 1, "updatedReplicas": 1}, True),
+        ("Deployment", {"observedGeneration": 1, "availableReplicas": 1, "updatedReplicas": 1}, False),
+        ("Deployment", {"observedGeneration": 2}, False),
+        ("DaemonSet", {"observedGeneration": 2, "desiredNumberScheduled": 3, "numberAvailable": 2}, False),
+    ],
+)
+def test_what_is_available(kind: str, status: dict[str, int], is_it: bool) -> None:
+    each = {"kind": kind, "metadata": {"generation": 2}, "spec": {"replicas": 1}, "status": status}
+    assert available(each) is is_it
+
+
+def job(*conditions: str, suspend: bool = False) -> dict[str, Any]:
+    return {
+        "kind": "PyTorchJob",
+        "metadata": {
+            "name": "ddp",
+            "namespace": "research",
+            "uid": "u1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"kueue.x-k8s.io/queue-name": "research"},
+        },
+        "spec": {"runPolicy": {"suspend": suspend}},
+        "status": {"conditions": [{"type": each, "status": "True", "message": each} for each in conditions]},
+    }
+
+
+def pod(name: str, node: str = "", **status: Any) -> dict[str, Any]:
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "research", "labels": {facts.JOB_LABEL: "ddp"}},
+        "spec": {"nodeName": node} if node else {},
+        "status": {"phase": "Pending", **status},
+    }
+
+
+def node(name: str, called: str, *, ready: bool) -> dict[str, Any]:
+    condition = {"type": "Ready", "status": "True" if ready else "Unknown", "message": "Kubelet is silent."}
+    return {
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"slipway.dev/node": called}},
+        "spec": {},
+        "status": {"conditions": [condition]},
+    }
+
+
+def waits(*objects: dict[str, Any]) -> str:
+    (found,) = facts.jobs(facts.World.of(objects))
+    return found.waits
+
+
+@pytest.mark.parametrize(
+    ("conditions", "state"),
+    [
+        ((), "PENDING"),
+        (("Created",), "PENDING"),
+        (("Created", "Running"), "RUNNING"),
+        (("Created", "Restarting"), "REQUEUED"),
+        (("Created", "Succeeded"), "COMPLETED"),
+        (("Created", "Failed"), "FAILED"),
+    ],
+)
+def test_the_state_of_a_job(conditions: tuple[str, ...], state: str) -> None:
+    (found,) = facts.jobs(facts.World.of([job(*conditions)]))
+    assert found.state == state
+
+
+def test_a_job_that_waits_for_a_dead_node_names_it() -> None:
+    dead, well = (
+        node("slipway-kind-worker2", "c2", ready=False),
+        node("slipway-kind-worker", "c1", ready=True),
+    )
+    pods = [pod("ddp-master-0", "slipway-kind-worker"), pod("ddp-worker-0", "slipway-kind-worker2")]
+    assert waits(job("Running"), dead, well, *pods) == (
+        "node c2 is not ready (ddp-worker-0 is on it): Kubelet is silent."
+    )
+
+
+def test_a_job_that_waits_for_quota_says_what_kueue_says() -> None:
+    workload = {
+        "kind": "Workload",
+        "metadata": {"name": "w", "namespace": "research", "ownerReferences": [{"uid": "u1", "name": "ddp"}]},
+        "spec": {"queueName": "research"},
+        "status": {
+            "conditions": [{"type": "QuotaReserved", "status": "False", "message": "needs 8 more GPUs"}]
+        },
+    }
+    world = facts.World.of([job("Suspended", suspend=True), workload])
+    assert facts.jobs(world)[0].waits == "quota: needs 8 more GPUs"
+    assert facts.waiting_workloads(world)[0]["job"] == "ddp"
+
+
+def test_a_pod_that_cannot_start_says_why() -> None:
+    waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
+    assert waits(job("Created"), pod("ddp-master-0", containerStatuses=[{"state": waiting}])) == (
+        "ddp-master-0: ErrImagePull: no such image"
+    )
+    starting = {"waiting": {"reason": "ContainerCreating"}}
+    assert waits(job("Created"), pod("ddp-master-0", containerStatuses=[{"state": starting}])) == ""
+    unscheduled = [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}]
+    assert waits(job("Created"), pod("ddp-master-0", conditions=unscheduled)) == (
+        "ddp-master-0: 0/3 nodes are available"
+    )
+
+
+def test_a_job_whose_pods_are_refused_tells_the_last_warning() -> None:
+    events = [
+        {
+            "kind": "Event",
+            "type": "Warning",
+            "involvedObject": {"uid": "u1"},
+            "message": f"forbidden {i}",
+            "lastTimestamp": f"2026-01-01T00:00:0{i}Z",
+        }
+        for i in (2, 1)
+    ]
+    assert waits(job("Created"), *events) == "forbidden 2"
