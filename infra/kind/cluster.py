@@ -14,7 +14,6 @@ from infra.errors import Failure
 from infra.progress import Step
 
 LABEL = "io.x-k8s.kind.cluster"  # kind puts it on every container that it makes
-NODE = "slipway.dev/node"  # a Kubernetes node's label: its name in the cluster file
 
 
 @dataclass(frozen=True)

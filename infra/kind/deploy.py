@@ -4,24 +4,23 @@ Namespaces and definitions of resources, then operators and all else, then what 
 queues. Applying it again changes nothing.
 """
 
-import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from infra import hostlist
+from infra import programs
 from infra.errors import Failure
-from infra.kind.cluster import NODE, Kind
+from infra.kind.cluster import Kind
 from infra.kind.facts import name, stuck
 from infra.progress import Step
 
 TIMEOUT_S = 300  # for everything to be available; 30 s here when images are on the nodes
 FIRST = ("CustomResourceDefinition", "Namespace", "PriorityClass")
-LAST = ("kueue.x-k8s.io/", "kubeflow.org/")  # API groups of operators of ours
+UPSTREAM = ("training-operator", "kueue")  # programs whose modules have manifests that ours build on
 
 
 @dataclass(frozen=True)
@@ -29,43 +28,53 @@ class Stages:
     """Manifests in the order in which they can be applied."""
 
     first: str
-    second: str
-    last: str
+    rest: str
 
     @classmethod
     def of(cls, text: str) -> "Stages":
         """From what kustomize prints: documents with a line `---` between them."""
-        parts: dict[str, list[str]] = {"first": [], "second": [], "last": []}
-        for document in re.split(r"^---\n", text, flags=re.MULTILINE):
-            if not document.strip():
-                continue
-            kind = _top(document, "kind")
-            late = _top(document, "apiVersion").startswith(LAST)
-            parts["first" if kind in FIRST else "last" if late else "second"].append(document)
-        return cls(**{stage: "---\n".join(documents) for stage, documents in parts.items()})
+        documents = [part for part in re.split(r"^---\n", text, flags=re.MULTILINE) if part.strip()]
+        first = [part for part in documents if _kind(part) in FIRST]
+        rest = [part for part in documents if _kind(part) not in FIRST]
+        return cls("---\n".join(first), "---\n".join(rest))
 
 
-def _top(document: str, key: str) -> str:
-    found = re.search(rf"^{key}: *(\S+)", document, re.MULTILINE)
+def _kind(document: str) -> str:
+    found = re.search(r"^kind: *(\S+)", document, re.MULTILINE)
     return found[1] if found else ""
 
 
 def deploy(kind: Kind, this: Step) -> None:
     """Apply build/<cluster>/kubernetes and wait until all of it works. Raises Failure with what does not."""
-    this.doing("labels and taints of nodes")
-    mark_nodes(kind)
-    stages = Stages.of(kind.kubectl("kustomize", kind.manifests, "--load-restrictor=LoadRestrictionsNone"))
     this.doing("namespaces and resource definitions")
+    copy_upstream(kind.manifests)
+    stages = Stages.of(_built(kind, kind.manifests))
     kind.apply(stages.first)
     kind.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
     this.doing("operators")
-    _until(lambda: kind.apply(stages.second), "applying k8s/")
+    _until(lambda: kind.apply(stages.rest), "applying k8s/")
     wait_available(kind, this)
-    if stages.last:
-        this.doing("queues")
-        _until(lambda: kind.apply(stages.last), "applying queues")
-    deployed = workloads(kind)
-    this.did(" · ".join(name(each) for each in deployed if each["kind"] == "Deployment"))
+    this.doing("queues")
+    queues = _built(kind, kind.manifests / "queues")
+    _until(lambda: kind.apply(queues), "applying queues")
+    deployed = [each for each in workloads(kind) if each["kind"] == "Deployment"]
+    this.did(" · ".join(name(each) for each in deployed if name(each) != "coredns"))
+
+
+def _built(kind: Kind, folder: Path) -> str:
+    return kind.kubectl("kustomize", folder, "--load-restrictor=LoadRestrictionsNone")
+
+
+def copy_upstream(manifests: Path) -> None:
+    """Put the operators' own manifests, of the versions that are built, beside ours, which name them there.
+
+    `upstream/<program>/base` is <module>/manifests/base: kustomize takes no folders by absolute paths.
+    """
+    for program in UPSTREAM:
+        target = manifests / programs.UPSTREAM / program
+        shutil.rmtree(target, ignore_errors=True)
+        for source in (programs.folder(program) / programs.UPSTREAM).iterdir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 def _until(apply: Callable[[], object], what: str, timeout_s: float = 90) -> None:
@@ -80,34 +89,6 @@ def _until(apply: Callable[[], object], what: str, timeout_s: float = 90) -> Non
             if time.monotonic() > deadline or not any(word in str(failure) for word in passing):
                 raise Failure(f"{what}: {failure}") from None
         time.sleep(1)
-
-
-def mark_nodes(kind: Kind) -> None:
-    """Give each node its pool's labels, taints and simulated accelerators, as kubernetes/nodes.yaml says."""
-    there = {name(node): node for node in kind.get("nodes")}
-    for pool in YAML(typ="safe").load_all((kind.manifests / "nodes.yaml").read_text()):
-        for node in hostlist.expand(pool["nodes"]):
-            worker = kind.workers[node]
-            if worker not in there:
-                raise Failure(f"Kubernetes has no node {worker} ({node}): see {kind.folder}/logs/kind.log")
-            _mark(kind, there[worker], {NODE: node} | pool["labels"], pool["taints"], pool["capacity"])
-
-
-def _mark(
-    kind: Kind, node: dict[str, Any], labels: dict[str, str], taints: list[Any], capacity: dict[str, str]
-) -> None:
-    """Set what differs. Simulated accelerators are capacity that nobody takes away: the kubelet keeps it."""
-    if labels.items() - node["metadata"].get("labels", {}).items():
-        words = [f"{key}={value}" for key, value in labels.items()]
-        kind.kubectl("label", "node", name(node), "--overwrite", *words)
-    has = [(each["key"], each.get("value"), each["effect"]) for each in node["spec"].get("taints", [])]
-    missing = [each for each in taints if (each["key"], each.get("value"), each["effect"]) not in has]
-    if missing:
-        words = [f"{each['key']}={each['value']}:{each['effect']}" for each in missing]
-        kind.kubectl("taint", "node", name(node), "--overwrite", *words)
-    if capacity.items() - node["status"].get("allocatable", {}).items():
-        patch = json.dumps({"status": {"capacity": capacity, "allocatable": capacity}})
-        kind.kubectl("patch", "node", name(node), "--subresource=status", "--patch", patch)
 
 
 def wait_available(kind: Kind, this: Step) -> None:

@@ -115,7 +115,6 @@ def _start(kind: Kind, built: dict[str, str], this: Step) -> Done:
         done.save(kind.folder)
         started = [kind.called(container.name) for container in kind.containers()]
     _wait_ready(kind, this, network=bool(done.applied))
-    deploy.mark_nodes(kind)
     this.did(" · ".join(started) if started else "all nodes run", changed=bool(started))
     return done
 

@@ -1,6 +1,7 @@
 """Check a running cluster: its nodes, their accelerators, its own services, its queues."""
 
 import json
+import time
 from collections.abc import Iterator
 
 from infra.errors import Failure
@@ -9,15 +10,22 @@ from infra.kind.cluster import Kind
 from infra.kind.facts import name, reason
 from infra.progress import Step
 
+SETTLE_S = 60  # accelerators are announced, volumes bound and queues active seconds after all services run
+
 
 def verify(kind: Kind, this: Step) -> None:
     """Raises Failure with a line for each check that failed."""
     this.doing("nodes, accelerators, services, queues")
     deploy.wait_available(kind, this)
-    done = list(checks(kind))
-    wrong = [f"  {what}: {found}" for what, found in done if found]
-    if wrong:
-        raise Failure(f"{len(wrong)} of {len(done)} checks failed\n" + "\n".join(wrong))
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        done = list(checks(kind))
+        wrong = [f"  {what}: {found}" for what, found in done if found]
+        if not wrong:
+            break
+        if time.monotonic() > deadline:
+            raise Failure(f"{len(wrong)} of {len(done)} checks failed\n" + "\n".join(wrong))
+        time.sleep(1)
     this.did(f"{len(done)} checks on {1 + len(kind.workers)} nodes")
 
 

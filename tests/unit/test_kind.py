@@ -68,17 +68,14 @@ def test_a_new_kubeconfig_of_ours_replaces_the_old_one() -> None:
     assert "40000" not in moved
 
 
-def test_manifests_are_applied_definitions_first_and_queues_last() -> None:
+def test_definitions_and_namespaces_are_applied_before_all_else() -> None:
     stages = Stages.of(
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n"
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n---\n"
-        "apiVersion: kueue.x-k8s.io/v1beta1\nkind: ClusterQueue\nmetadata: {name: c}\n---\n"
         "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: d}\n"
     )
     assert ("name: a" in stages.first, "name: d" in stages.first) == (True, True)
-    assert "name: b" in stages.second
-    assert "name: c" in stages.last
-    assert stages.second.count("---") == 0
+    assert stages.rest == "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n"
 
 
 @pytest.mark.parametrize(
