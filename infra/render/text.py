@@ -21,10 +21,14 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def fill(template: str, cluster: Cluster, **values: Any) -> str:
-    """`infra/templates/<template>.j2` with `cluster`, the origin line and `values`."""
-    template_ = _environment().get_template(f"{template}.j2")
-    return template_.render(
+def template(name: str) -> jinja2.Template:
+    """`infra/templates/<name>.j2`."""
+    return _environment().get_template(f"{name}.j2")
+
+
+def fill(name: str, cluster: Cluster, **values: Any) -> str:
+    """`infra/templates/<name>.j2` with `cluster`, the origin line and `values`."""
+    return template(name).render(
         cluster=cluster, services=cluster.spec.services, rendered=f"# {origin(cluster)}", **values
     )
 
