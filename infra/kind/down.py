@@ -2,11 +2,12 @@
 
 import shutil
 
-from infra import host
+from infra import host, images
 from infra.errors import Failure
 from infra.kind import config
 from infra.kind.cluster import Kind
 from infra.kind.done import Done
+from infra.process import output
 from infra.progress import console, step
 
 
@@ -24,6 +25,7 @@ def down(kind: Kind, *, purge: bool) -> None:
     (kind.folder / Done.FILE).unlink(missing_ok=True)
     (kind.folder / "kubectl").unlink(missing_ok=True)
     if purge:
+        _remove_runs(kind)
         shutil.rmtree(kind.folder, ignore_errors=True)
         console.print(f"{name}: removed, with what its jobs wrote. What was fetched is still in runs/.")
     elif kind.runs.is_dir() and any(kind.runs.iterdir()):
@@ -32,3 +34,26 @@ def down(kind: Kind, *, purge: bool) -> None:
         )
     else:
         console.print(f"{name}: down, nothing left.")
+
+
+def _remove_runs(kind: Kind) -> None:
+    """Pods have written as a user of their own, whose files only that one and root may remove."""
+    shutil.rmtree(kind.runs, ignore_errors=True)
+    base = images.targets()["base"]
+    if kind.runs.exists() and base.exists():
+        shared = f"{kind.runs.parent}:/shared"
+        output(
+            [
+                "docker",
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "--volume",
+                shared,
+                base.where,
+                "rm",
+                "-rf",
+                "/shared/runs",
+            ]
+        )

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from infra import job
 from infra.errors import Failure, Mistake
+from infra.jobfile import UID
 from infra.kind.cluster import Kind
 from infra.kind.facts import Job, World, jobs
 from infra.paths import CHECKOUT
@@ -161,11 +162,10 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def own(kind: Kind, base: str) -> None:
-    """Make the folder of runs, writable for the pods' user; `base` is an image to become that user by."""
-    user = kind.cluster.users[0]
+    """Make the folder of runs, which the pods' user can write into; `base` is an image with a chown."""
     kind.runs.mkdir(parents=True, exist_ok=True)
-    if kind.runs.stat().st_uid == user.uid:
+    if kind.runs.stat().st_uid == UID:
         return
     # This person may not give files away; the engine may.
     words = ["docker", "run", "--rm", "--init", "--network", "none", "--volume", f"{kind.runs}:/runs", base]
-    output([*words, "chown", "-R", f"{user.uid}:{user.gid}", "/runs"])
+    output([*words, "chown", "-R", f"{UID}:{UID}", "/runs"])

@@ -18,6 +18,9 @@ FOREIGN = (
     "JOB",
     "PURGE",
     "NODE",
+    "UNDO",
+    "FOLLOW",
+    "KUBECONFIG",
     "TESTS",
 )
 
@@ -25,11 +28,12 @@ FOREIGN = (
 INTERRUPTIBLE = ("env", "--default-signal=INT")
 
 
-def cluster_file(name: str, checkout: Path = CHECKOUT) -> Path:
-    """Write clusters/lab.yaml of `checkout` under another name, below its build/; returns the file."""
+def cluster_file(name: str, checkout: Path = CHECKOUT, *, like: str = "lab") -> Path:
+    """Write clusters/<like>.yaml of `checkout` under another name, below its build/; returns the file."""
     file = checkout / "build" / f"{name}.yaml"
     file.parent.mkdir(exist_ok=True)
-    file.write_text((checkout / "clusters" / "lab.yaml").read_text().replace("name: lab", f"name: {name}", 1))
+    text = (checkout / "clusters" / f"{like}.yaml").read_text()
+    file.write_text(text.replace(f"name: {like}", f"name: {name}", 1))
     return file
 
 

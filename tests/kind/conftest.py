@@ -1,0 +1,174 @@
+"""A real Kubernetes cluster for the tests of this folder: brought up once, by the command that a person types.
+
+It has another name than the user's own, so that neither disturbs the other. SLIPWAY_KEEP=1 leaves it running, so
+that the next run of a single test starts at once.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from infra import images, job
+from infra.kind import facts
+from infra.kind import job as jobs
+from infra.kind.cluster import Kind
+from infra.lab import trial
+from infra.lab.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
+from infra.lab.trial import until as until
+from infra.load import load_cluster
+from infra.paths import CHECKOUT
+from infra.process import output
+
+NAME = "testkind"
+TEAM = "research"
+STEPS = 120
+TRAIN = (f"--train.steps={STEPS}", "--checkpoint.every=20", "--checkpoint.keep=2")
+LAST = "test_down.py"  # it ends the cluster
+
+History = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The cluster under test, and what a person does with it."""
+
+    kind: Kind
+    file: Path
+    env: dict[str, str]
+    first: subprocess.CompletedProcess[str]
+
+    def make(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", *words], cwd=CHECKOUT, env=self.env, capture_output=True, text=True, check=False
+        )
+
+    def sh(self, command: str) -> subprocess.CompletedProcess[str]:
+        """A command line in the user's own shell, with bin/ on PATH."""
+        return subprocess.run(
+            ["bash", "-c", command], cwd=CHECKOUT, env=self.env, capture_output=True, text=True, check=False
+        )
+
+    def ok(self, command: str) -> str:
+        """What `command` prints; the test fails when the command does."""
+        done = self.sh(command)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def manifest(self, name: str, *options: str, change: Callable[[Any], None] | None = None) -> Path:
+        """k8s/pytorchjob.yaml under another name, with more options for the program and one change."""
+        (data,) = YAML(typ="safe").load_all((CHECKOUT / jobs.DEFAULT).read_text())
+        data["metadata"]["name"] = name
+        for replica in data["spec"]["pytorchReplicaSpecs"].values():
+            container = replica["template"]["spec"]["containers"][0]
+            args = [arg for arg in container["args"] if not arg.startswith("--run.folder=")]
+            container["args"] = [*args, f"--run.folder=runs/{name}", *options]
+        data = json.loads(json.dumps(data))  # without anchors, so that a change is made once for each
+        if change:
+            change(data)
+        file = self.kind.folder / "jobs" / f"{name}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(data, indent=1))
+        return file
+
+    def apply(self, name: str, *options: str, change: Callable[[Any], None] | None = None) -> job.Run:
+        """`kubectl apply -f` of such a job."""
+        self.ok(f"kubectl apply -f {self.manifest(name, *options, change=change)}")
+        return jobs.run_of(self.kind, name)
+
+    def refused(self, name: str, change: Callable[[Any], None]) -> str:
+        """What `kubectl apply` says to such a job; the test fails when it is taken."""
+        done = self.sh(f"kubectl apply -f {self.manifest(name, change=change)}")
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+
+    def look(self, name: str) -> facts.Job:
+        found = jobs.find(self.kind, TEAM, name)
+        assert found, f"no job {name}"
+        return found
+
+    def waits(self, name: str) -> str:
+        """What a job waits for, as `make status` shows it."""
+        return self.look(name).waits
+
+    def finish(self, run: job.Run, timeout_s: float = 600) -> job.Run:
+        return jobs.follow(self.kind, run, TEAM, timeout_s=timeout_s)
+
+    def pods(self, name: str) -> list[dict[str, Any]]:
+        return self.kind.get("pods", "--namespace", TEAM, "--selector", f"{facts.JOB_LABEL}={name}")
+
+
+def docker(*words: str) -> str:
+    return output(["docker", *words])
+
+
+def history(run: job.Run) -> History:
+    return [(line["step"], line["loss"]) for line in run.metrics()]
+
+
+def at_step(run: job.Run, step: int) -> Callable[[], bool]:
+    return lambda: bool(run.metrics()) and run.metrics()[-1]["step"] >= step
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name == LAST)
+
+
+@pytest.fixture(scope="session")
+def kind() -> Iterator[Trial]:
+    file = trial.cluster_file(NAME, like="kind")
+    env = trial.environment(NAME, file)
+    there = Kind(load_cluster(file))
+    first = subprocess.run(
+        ["make", "cluster-up"],
+        cwd=CHECKOUT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    print(first.stdout)
+    assert first.returncode == 0, first.stdout
+    env["KUBECONFIG"] = str(there.kubeconfig)
+    yield Trial(there, file, env, first)
+    if not os.environ.get("SLIPWAY_KEEP"):
+        subprocess.run(["make", "cluster-down", "PURGE=1"], cwd=CHECKOUT, env=env, check=True)
+        file.unlink()
+
+
+@pytest.fixture(autouse=True)
+def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test leaves a job behind for the next one."""
+    yield
+    if "kind" in request.fixturenames and request.path.name != LAST:
+        running: Trial = request.getfixturevalue("kind")
+        running.ok("kubectl delete pytorchjobs --all --all-namespaces --wait --timeout=120s")
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> History:
+    """The losses of the same job without any scheduler: two plain torchruns, which meet in one container."""
+    folder = tmp_path_factory.mktemp("reference")
+    tags = images.current(["base", "cuda13"])
+    assert tags, "cluster-up has built them"
+    stack = Path(tags["cuda13"])
+    python = f"/opt/stack/{stack.name}/bin/python"
+    train = f"-m jobs.train --config jobs/ddp.yaml --run.folder=runs/plain {' '.join(TRAIN)}"
+    launch = f"{python} -m jobs.torchrun --nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1"
+    script = f"{launch} --node-rank=1 {train} & {launch} --node-rank=0 {train}; wait"
+    docker(
+        *("run", "--rm", "--init", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g"),
+        *("--env", "HOME=/tmp", "--env", "USER=ml", "--env", "PYTHONDONTWRITEBYTECODE=1"),
+        *("--volume", f"{stack}:/opt/stack/{stack.name}:ro", "--volume", f"{folder}:/workspace/runs"),
+        *("--volume", f"{CHECKOUT}/jobs:/workspace/jobs:ro", "--workdir", "/workspace"),
+        *(tags["base"], "bash", "-c", script),
+    )
+    found = history(job.Run("plain", runs=folder))
+    assert len(found) == STEPS
+    return found

@@ -1,0 +1,62 @@
+"""Kubernetes: jobs are admitted whole or not at all; a job of higher priority takes the place of a lower one."""
+
+import time
+
+from infra.kind import job as jobs
+from tests.kind.conftest import TRAIN, Trial, at_step, until
+
+TESTED = {"real": ["Kubernetes"]}
+
+
+def test_of_two_jobs_that_do_not_fit_together_one_waits_whole(kind: Trial) -> None:
+    first = kind.apply("first", *TRAIN, change=half_and_more)
+    second = kind.apply("second", *TRAIN, change=half_and_more)
+    until("one to start", lambda: {kind.look(name).state for name in ("first", "second")} >= {"RUNNING"})
+    (waiting,) = [run for run in (first, second) if kind.look(run.id).state != "RUNNING"]
+    (running,) = [run for run in (first, second) if run.id != waiting.id]
+    until("the reason", lambda: kind.waits(waiting.id).startswith("quota: "))
+    assert any(each["job"] == waiting.id for each in jobs_waiting(kind))
+    while kind.look(running.id).state == "RUNNING":
+        assert kind.pods(waiting.id) == [], "none of its pods is there while it waits"
+        time.sleep(2)
+    kind.finish(running)
+    kind.finish(waiting)
+
+
+def half_and_more(data: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
+    """More than half of the cluster's simulated GPUs, whatever this machine's cores are."""
+    for replica in data["spec"]["pytorchReplicaSpecs"].values():
+        container = replica["template"]["spec"]["containers"][0]  # type: ignore[index]
+        for limits in container["resources"].values():
+            limits["nvidia.com/gpu"] = "5"
+
+
+def jobs_waiting(kind: Trial) -> list[dict[str, str]]:
+    from infra.kind.facts import waiting_workloads
+
+    return waiting_workloads(jobs.world(kind.kind))
+
+
+def test_a_job_of_higher_priority_goes_first_and_the_other_goes_on_after_it(kind: Trial) -> None:
+    def low(data: dict[str, dict[str, dict[str, str]]]) -> None:
+        half_and_more(data)  # type: ignore[arg-type]
+        _priority(data, "scavenger")
+
+    def high(data: dict[str, dict[str, dict[str, str]]]) -> None:
+        half_and_more(data)  # type: ignore[arg-type]
+        _priority(data, "high")
+
+    lower = kind.apply("lower", *TRAIN, change=low)
+    until("step 20", at_step(lower, 20))
+    higher = kind.apply("higher", "--train.steps=20", change=high)
+    until("the lower one to wait", lambda: kind.waits("lower").startswith("quota: "), timeout_s=120)
+    kind.finish(higher)
+    kind.finish(lower)
+    assert lower.summary["resumed_from"] >= 20
+    assert lower.summary["step"] == lower.summary["steps"]
+
+
+def _priority(data: dict[str, dict[str, dict[str, str]]], name: str) -> None:
+    data["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] = name
+    for replica in data["spec"]["pytorchReplicaSpecs"].values():
+        replica["template"]["spec"]["priorityClassName"] = name  # type: ignore[index]

@@ -1,0 +1,93 @@
+"""Kubernetes: `make cluster-up` ends with a model that learned; again, it changes nothing; broken, it mends it."""
+
+import json
+import os
+import signal
+import subprocess
+
+from infra.kind.done import Done
+from infra.paths import CHECKOUT
+from tests.kind.conftest import INTERRUPTIBLE, TEAM, Trial, docker, until
+
+TESTED = {
+    "real": ["Kubernetes", "training on two nodes", "Debian 13", "cgroup v1", "x86_64"],
+    "stand-in": ["NVIDIA GPU"],
+}
+
+
+def test_it_ends_with_a_model_that_learned(kind: Trial) -> None:
+    name = Done.load(kind.kind.folder).proved
+    summary = json.loads((kind.kind.runs / name / "summary.json").read_text())
+    bits = summary["bits_per_byte"]
+    assert bits["validation"] < bits["bigram"] < bits["unigram"]
+    assert summary["world_size"] == 2
+    assert len(summary["hosts"]) == 2
+    assert "so it learned" in kind.first.stdout or "nothing to change" in kind.first.stdout
+
+
+def test_a_second_run_changes_nothing_and_says_so(kind: Trial) -> None:
+    objects = "deployments,daemonsets,clusterqueues,pytorchjobs,pods,nodes,configmaps"
+    look = f"kubectl get {objects} -A -o custom-columns=U:.metadata.uid,G:.metadata.generation --no-headers"
+    before = [(container.name, container.started) for container in kind.kind.containers()], kind.ok(look)
+    done = kind.make("cluster-up")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing to change" in done.stdout
+    assert len(done.stdout.strip().splitlines()) == 1
+    after = [(container.name, container.started) for container in kind.kind.containers()], kind.ok(look)
+    assert after == before
+
+
+def test_status_is_one_screen_and_json(kind: Trial) -> None:
+    assert len(kind.ok("make status").splitlines()) < 25
+    found = json.loads(kind.ok(".venv/bin/python -m infra status $CLUSTER --json"))
+    nodes = {node["name"]: node for node in found["nodes"]}
+    assert set(nodes) == {"control-plane", *kind.kind.workers}
+    assert all(node["ready"] and node["ok"] for node in nodes.values())
+    for worker in kind.kind.workers:
+        assert (nodes[worker]["gpus"], nodes[worker]["simulated"]) == (8, True)
+
+
+def test_logs_of_nodes_jobs_and_services(kind: Trial) -> None:
+    worker = next(iter(kind.kind.workers))
+    assert "kubelet" in kind.ok(f"make logs NODE={worker}")
+    assert kind.ok("make logs NODE=training-operator")
+    wrong = kind.make("logs", "NODE=nobody")
+    assert wrong.returncode != 0
+    assert "no node, job or service of that name" in wrong.stderr
+
+
+def test_env_points_kubectl_at_the_cluster(kind: Trial) -> None:
+    said = kind.ok('unset KUBECONFIG; eval "$(make env)" && kubectl config view --minify -o json')
+    assert json.loads(said)["contexts"][0]["context"]["namespace"] == TEAM
+
+
+def test_what_was_broken_is_repaired(kind: Trial) -> None:
+    worker = list(kind.kind.workers.values())[-1]
+    docker("stop", worker)
+    kind.ok("kubectl -n kueue-system delete deployment --all")
+    done = kind.make("cluster-up", "JOB=")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert kind.ok("kubectl -n kueue-system get deployments -o name")
+    assert "nothing to change" in kind.make("cluster-up", "JOB=").stdout
+
+
+def test_after_ctrl_c_the_next_run_goes_on(kind: Trial) -> None:
+    kind.make("cluster-down")
+    typed = subprocess.Popen(
+        [*INTERRUPTIBLE, "make", "cluster-up", "JOB="],
+        cwd=CHECKOUT,
+        env=kind.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a process group of its own, which a terminal would signal as one
+    )
+    until("the first container", kind.kind.containers)
+    os.killpg(typed.pid, signal.SIGINT)
+    said, _ = typed.communicate(timeout=60)
+    assert typed.returncode != 0
+    assert "run the same command again" in said, said
+    assert "Traceback" not in said
+    done = kind.make("cluster-up", "JOB=")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing to change" in kind.make("cluster-up", "JOB=").stdout
