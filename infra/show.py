@@ -14,8 +14,11 @@ def headline(cluster: Cluster) -> str:
         types += ", GPUs simulated"
     schedulers = " + ".join(name.capitalize() for name in cluster.schedulers)
     where = "this machine" if cluster.place == "lab" else cluster.place
-    nodes = f"{len(cluster.login)} login + {len(cluster.nodes)} compute"
-    return f"{cluster.name}: {nodes} ({types}), {schedulers}, on {where}"
+    nodes = [f"{len(cluster.login)} login"] if "slurm" in cluster.schedulers else []
+    if cluster.place == "lab" and "kubernetes" in cluster.schedulers:
+        nodes.append("1 control plane")
+    nodes.append(f"{len(cluster.nodes)} compute")
+    return f"{cluster.name}: {' + '.join(nodes)} ({types}), {schedulers}, on {where}"
 
 
 def facts(cluster: Cluster) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The documentation as data (README.md and docs/*.md), and a runner for the commands in it.
 
-A block of language `bash` is run by tests/lab/test_docs.py, or by tests/machines/test_docs.py for the pages
-ON_MACHINES; all blocks of a page in one shell, at the top of the checkout. One that must not be run says why in
-the line before it:
+A block of language `bash` is run by tests/lab/test_docs.py, by tests/machines/test_docs.py for the pages
+ON_MACHINES, by tests/kind/test_docs.py for those ON_KIND; all blocks of a page in one shell, at the top of the
+checkout. One that must not be run says why in the line before it:
 
     <!-- not run: asks for a terminal -->
 
@@ -21,6 +21,8 @@ from textwrap import dedent
 
 # Pages whose commands are about the machines of clusters/site.yaml.
 ON_MACHINES = ("docs/provision-this-host.md", "docs/grow-shrink-upgrade.md")
+# Pages whose commands are about clusters/kind.yaml.
+ON_KIND = ("docs/kubernetes.md",)
 LANGUAGES = ("bash", "text", "yaml", "json", "python")
 FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*(.*?)\s*$")
 MARK = re.compile(r"<!--\s*not[ -]?run\b(.*)-->", re.IGNORECASE)
@@ -115,12 +117,12 @@ def parse(name: str, text: str) -> Page:
     return page
 
 
-def about(page: Page, file: Path) -> Page:
-    """`page` with the commands that name clusters/site.yaml about another cluster, of file `file`."""
+def about(page: Page, file: Path, name: str = "site") -> Page:
+    """`page` with the commands that name clusters/<name>.yaml about another cluster, of file `file`."""
     names = (
-        ("clusters/site.yaml", str(file)),
-        ("build/site/", f"build/{file.stem}/"),
-        ("slipway-site-", f"slipway-{file.stem}-"),
+        (f"clusters/{name}.yaml", str(file)),
+        (f"build/{name}/", f"build/{file.stem}/"),
+        (f"slipway-{name}-", f"slipway-{file.stem}-"),
     )
     blocks = []
     for block in page.blocks:

@@ -55,7 +55,7 @@ AREAS = {
     "shared disk: NFS": "the stand-in: exportfs, and a bind mount for the client",
     "shared disk: FSx, Filestore, Lustre": "",
     "Prometheus": "",
-    "Kubernetes": "labels and taints",
+    "Kubernetes": "kind on this host; quotas, labels and taints as text for GPU clusters",
     "images and their locks": "",
 }
 

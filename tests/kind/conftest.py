@@ -64,12 +64,12 @@ class Trial:
     def manifest(self, name: str, *options: str, change: Callable[[Any], None] | None = None) -> Path:
         """k8s/pytorchjob.yaml under another name, with more options for the program and one change."""
         (data,) = YAML(typ="safe").load_all((CHECKOUT / jobs.DEFAULT).read_text())
+        data = json.loads(json.dumps(data))  # without anchors, so that a change is made once for each
         data["metadata"]["name"] = name
         for replica in data["spec"]["pytorchReplicaSpecs"].values():
             container = replica["template"]["spec"]["containers"][0]
             args = [arg for arg in container["args"] if not arg.startswith("--run.folder=")]
             container["args"] = [*args, f"--run.folder=runs/{name}", *options]
-        data = json.loads(json.dumps(data))  # without anchors, so that a change is made once for each
         if change:
             change(data)
         file = self.kind.folder / "jobs" / f"{name}.json"

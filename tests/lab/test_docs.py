@@ -9,7 +9,8 @@ from tests.lab.conftest import Lab
 
 TESTED = {"real": ["place lab"]}
 
-PAGES = [page for page in docs.pages(CHECKOUT) if page.runnable() and page.name not in docs.ON_MACHINES]
+ELSEWHERE = (*docs.ON_MACHINES, *docs.ON_KIND)
+PAGES = [page for page in docs.pages(CHECKOUT) if page.runnable() and page.name not in ELSEWHERE]
 
 
 def untracked() -> set[str]:

@@ -58,15 +58,17 @@ def test_every_verb_is_told_of() -> None:
     assert set.union(*(page.verbs() for page in PAGES)) == VERBS
 
 
-def test_pages_about_machines_are_run_on_machines_and_no_others() -> None:
-    """The cluster of clusters/site.yaml may be somebody's own: no test brings it up or down."""
+@pytest.mark.parametrize(("name", "on"), [("site", docs.ON_MACHINES), ("kind", docs.ON_KIND)])
+def test_pages_about_a_cluster_are_run_on_the_tests_own_and_no_other(name: str, on: tuple[str, ...]) -> None:
+    """The cluster of clusters/site.yaml or kind.yaml may be somebody's own: no test brings it up or down."""
     for page in PAGES:
         runs = "".join(block.text for block in page.runnable())
         changes = re.search(
-            r"make (cluster-up|cluster-down|plan|replace|upgrade|rotate-secrets)\b.*CLUSTER=clusters/site\.yaml",
+            r"make (cluster-up|cluster-down|plan|replace|upgrade|rotate-secrets)\b.*CLUSTER=clusters/"
+            + name,
             runs,
         )
-        assert not changes or page.name in docs.ON_MACHINES, page.name
+        assert not changes or page.name in on, page.name
 
 
 def test_a_page_about_machines_can_be_run_on_others() -> None:
