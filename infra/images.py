@@ -1,8 +1,9 @@
 """Images and stack folders: what each is made from, whether it is there, and building what is not.
 
-    base ──┬──> node                    a machine: systemd, Slurm, munge; made by the Ansible roles
-           │    machine                 a machine before Ansible was there: systemd and an SSH server
-           └──> cuda13 ──> stack-cuda13  a locked Python stack: as a folder, and as an image
+    base ──┬──> node                     a machine: systemd, Slurm, munge; made by the Ansible roles
+           │    machine                  a machine before Ansible was there: systemd and an SSH server
+           ├──> cuda13 ──> stack-cuda13  a locked Python stack: as a folder, and as an image
+           └──> kube-net ──> kind-node   a machine of a kind cluster, with all that its own pods run
 
 Each is named by the content hash of everything that goes into it, its parent's hash included, so that an
 unchanged one is never built again, and two clones of the same commit share theirs.
@@ -13,7 +14,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import engine, image_base, image_machine, image_node, image_stack, imageverify, sbom, stackfolder
+from infra import (
+    engine,
+    image_base,
+    image_kind,
+    image_kube,
+    image_machine,
+    image_node,
+    image_stack,
+    imageverify,
+    sbom,
+    stackfolder,
+)
 from infra.buildonce import content_hash, only_one
 from infra.errors import Failure, Mistake
 from infra.imageverify import Verdict
@@ -75,7 +87,28 @@ def targets(root: Path = CHECKOUT) -> dict[str, Target]:
     )
     machines = [_machine(root, image) for image in image_machine.SUITES]
     stacks = [target for name in stackfolder.names(root) for target in _stack(root, name, base)]
-    return {target.name: target for target in (base, node, *machines, *stacks)}
+    return {target.name: target for target in (base, node, *machines, *stacks, *_kind(root, base))}
+
+
+def _kind(root: Path, base: Target) -> tuple[Target, Target]:
+    """A machine of a kind cluster, and the image below its pods that change a node's network."""
+    net = _image(
+        "kube-net",
+        base,
+        content_hash(root, image_kube.sources(root), image_kube.RECIPE, base.inputs),
+        gib=1,
+        make=lambda this, log: image_kube.make_net(root, base.where, this.inputs, this.where, log),
+    )
+    below = {base.name: base.where, net.name: net.where}
+    built_from = (*image_kind.built_from(root), net.inputs)
+    node = _image(
+        "kind-node",
+        net,
+        content_hash(root, image_kind.sources(root), image_kind.RECIPE, *built_from),
+        gib=6,
+        make=lambda this, log: image_kind.make(root, below, this.inputs, this.where, log),
+    )
+    return net, node
 
 
 def _machine(root: Path, image: str) -> Target:

@@ -1,0 +1,231 @@
+"""Component images: what the pods of a cluster's own services run, as one archive to be imported by containerd.
+
+Each is the layers of `base`, and one or two more: a program that we built, or the files of a Debian package. The
+archive is written here, layer by layer, and not by the Docker engine, which would have to commit and keep twenty
+images that only containerd runs. A program is the same bytes in it as in the user's cache.
+
+    base ──┬── kube-apiserver, coredns, kueue, ...    one program of ours
+           ├── etcd, prometheus                       the files of one Debian package
+           └── kube-net ── kube-proxy, tools          nftables, iptables, iproute2, then one program
+    (nothing) ── pause                                catatonit, a static init
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra import box, engine, golang, image_base, programs
+from infra.errors import Failure
+from infra.machine import read_machine
+
+RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
+REGISTRY = (
+    "slipway.local"  # a name that no one resolves: an image is in the node, or the pod says that it is not
+)
+PROGRAMS = ("kubernetes", "coredns", "training-operator", "kueue", "local-path-provisioner")
+PAUSE = "3.10.1"  # the version that kubeadm of this Kubernetes names; ours does what its pause does
+NOBODY = 65532  # as in upstream's images; `restricted` namespaces ask for a number that is not 0
+SEARCH_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Component:
+    """An image of the cluster's own services. Its layers: `below`, then `program` or `deb`."""
+
+    name: str
+    below: str | None = "base"  # an image of ours, or None for an empty root
+    program: tuple[str, str] | None = None  # name in PROGRAMS, file
+    deb: str | None = None  # Debian package
+    version: str = ""  # of the tag; else the program's or the package's
+    entrypoint: tuple[str, ...] = ()  # else the program
+    command: tuple[str, ...] = ()  # instead of an entrypoint: what a pod's `args` replace
+    user: int = NOBODY  # 0 where the pod reads root's keys or changes the node's network
+
+
+def _kubernetes(name: str, below: str = "base") -> Component:
+    return Component(name, below, ("kubernetes", name), user=0)
+
+
+COMPONENTS = (
+    _kubernetes("kube-apiserver"),
+    _kubernetes("kube-controller-manager"),
+    _kubernetes("kube-scheduler"),
+    _kubernetes("kube-proxy", "kube-net"),
+    Component("tools", "kube-net", ("kubernetes", "kubectl"), command=("bash",), user=0),
+    Component("etcd", deb="etcd-server", entrypoint=("/usr/bin/etcd",), user=0),
+    Component("pause", None, deb="catatonit", version=PAUSE, entrypoint=("/usr/bin/catatonit", "-P")),
+    Component("coredns", program=("coredns", "coredns")),
+    Component("training-operator", program=("training-operator", "training-operator.v1")),
+    Component("kueue", program=("kueue", "kueue")),
+    Component("local-path-provisioner", program=("local-path-provisioner", "local-path-provisioner")),
+    Component("prometheus", deb="prometheus", version="debian", entrypoint=("/usr/bin/prometheus",)),
+    Component("job", version="base", command=("bash",), user=1000),
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of an image's file system, as a tar that is not compressed."""
+
+    tar: Path
+    digest: str  # SHA-256, which is also what containerd calls it by
+
+
+def sources(root: Path) -> list[Path]:
+    return [root / "images/kube"]
+
+
+def make_net(root: Path, base: str, inputs: str, tag: str, log: Path) -> None:
+    """Build `kube-net`, the image below those that change a node's network."""
+    with box.opened(base, f"kube-net-{inputs}", log) as this:
+        this.install(image_base.lines(root / "images/kube/packages"))
+        this.script(root / "images/kube/finish")
+        this.commit(tag, [f"LABEL {engine.INPUTS}={inputs}", 'CMD ["bash"]'])
+
+
+def unpack(this: box.Box, root: Path, where: str) -> None:
+    """Fetch the packages of images/kube/debs into folder `where` of a build container, each also as a tar."""
+    packages = image_base.lines(root / "images/kube/debs")
+    script = (
+        'cd "$0"; apt-get download --quiet "$@"; for i; do dpkg-deb --fsys-tarfile "$i"_*.deb >"$i.tar"; done'
+    )
+    this.run("bash", "-ec", script, where, *packages)
+
+
+def write(archive: Path, root: Path, images: dict[str, str], debs: Path, work: Path) -> list[str]:
+    """Write all component images to `archive`, and return their names.
+
+    `images`: tags of `base` and `kube-net`; `debs`: a folder with what `unpack` left; `work`: a folder for
+    layers, 1 GB. The programs must be built. Raises Failure for a layer that no node image can hold.
+    """
+    below = {name: _saved(tag, work / name) for name, tag in images.items()}
+    references, manifest = [], []
+    layers: dict[str, Path] = {}
+    for component in COMPONENTS:
+        stack = [*(below[component.below] if component.below else []), *_own(component, root, debs, work)]
+        version = component.version or _version(component, root, debs)
+        references.append(f"{REGISTRY}/{component.name}:{version}")
+        layers |= {layer.digest: layer.tar for layer in stack}
+        config = _config(component, stack)
+        name = f"{hashlib.sha256(config).hexdigest()}.json"
+        (work / name).write_bytes(config)
+        manifest.append((name, references[-1], [layer.digest for layer in stack]))
+    _pack(archive, work, manifest, layers)
+    return references
+
+
+def _pack(
+    archive: Path, work: Path, manifest: list[tuple[str, str, list[str]]], layers: dict[str, Path]
+) -> None:
+    """The format of `docker save`, which containerd imports."""
+    described = [
+        {"Config": name, "RepoTags": [reference], "Layers": [f"{digest}.tar" for digest in digests]}
+        for name, reference, digests in manifest
+    ]
+    (work / "manifest.json").write_text(json.dumps(described))
+    with tarfile.open(archive, "w") as tar:
+        for digest, layer in layers.items():
+            tar.add(layer, f"{digest}.tar")
+        for name, _, _ in manifest:
+            tar.add(work / name, name)
+        tar.add(work / "manifest.json", "manifest.json")
+
+
+def _saved(tag: str, where: Path) -> list[Layer]:
+    """The layers of an image that the Docker engine has."""
+    where.mkdir()
+    save = subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE)
+    with tarfile.open(fileobj=save.stdout, mode="r|") as tar:
+        tar.extractall(where, filter="data")
+    if save.wait():
+        raise Failure(f"docker save {tag} failed ({save.returncode})")
+    described = json.loads((where / "manifest.json").read_text())[0]
+    found: set[str] = set()
+    for name in described["Layers"]:
+        found |= _without_marks(where / name, found)
+    return [_layer(where / name) for name in described["Layers"]]
+
+
+OPAQUE, DELETED = ".wh..wh..opq", ".wh."
+
+
+def _without_marks(layer: Path, below: set[str]) -> set[str]:
+    """Drop the marks that a folder hides that of a layer below, where there is none; names of all files.
+
+    To unpack such marks overlayfs needs devices and attributes that cannot be made on an overlayfs, which the
+    root of every build container is. Raises Failure for marks that mean something.
+    """
+    clean = layer.with_name(f"{layer.name}.clean")
+    with tarfile.open(layer) as old, tarfile.open(clean, "w") as new:
+        entries = old.getmembers()
+        for entry in entries:
+            folder, _, name = entry.name.rpartition("/")
+            if name == OPAQUE and folder not in below:
+                continue
+            if name.startswith(DELETED):
+                raise Failure(
+                    f"layer {layer.name} deletes {entry.name} of one below, which no node image can hold"
+                )
+            new.addfile(entry, old.extractfile(entry) if entry.isreg() else None)
+    clean.replace(layer)
+    return {entry.name for entry in entries}
+
+
+def _own(component: Component, root: Path, debs: Path, work: Path) -> Iterator[Layer]:
+    if component.program:
+        program, file = component.program
+        tar = work / f"{component.name}.tar"
+        with tarfile.open(tar, "w") as out:
+            entry = out.gettarinfo(programs.folder(program, root) / file, f"usr/local/bin/{file}")
+            entry.uid = entry.gid = entry.mtime = 0
+            entry.uname = entry.gname = "root"
+            entry.mode = 0o755
+            with (programs.folder(program, root) / file).open("rb") as content:
+                out.addfile(entry, content)
+        yield _layer(tar)
+    if component.deb:
+        yield _layer(debs / f"{component.deb}.tar")
+
+
+def _layer(tar: Path) -> Layer:
+    with tar.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return Layer(tar, digest)
+
+
+def _deb(package: str, debs: Path) -> Path:
+    return next(debs.glob(f"{package}_*.deb"))
+
+
+def _version(component: Component, root: Path, debs: Path) -> str:
+    if component.program:
+        return programs.version(component.program[0], root)
+    assert component.deb
+    name = _deb(component.deb, debs).name  # etcd-server_3.5.16-4_amd64.deb
+    found = re.fullmatch(r"[^_]+_(?:\d+%3a)?([\d.]+)[^_]*_\w+\.deb", name)
+    if not found:
+        raise Failure(f"{name}: no version in its name")
+    return found[1]
+
+
+def _config(component: Component, layers: Sequence[Layer]) -> bytes:
+    entrypoint = component.entrypoint
+    if component.program and not component.command:
+        entrypoint = (f"/usr/local/bin/{component.program[1]}",)
+    config = {
+        "architecture": golang.ARCHITECTURES[read_machine().arch],
+        "os": "linux",
+        "config": {
+            "User": str(component.user),
+            "Env": [SEARCH_PATH, "LANG=C.UTF-8"],
+            "Entrypoint": list(entrypoint) or None,
+            "Cmd": list(component.command) or None,
+        },
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.digest}" for layer in layers]},
+    }
+    return json.dumps(config).encode()
