@@ -195,7 +195,10 @@ def reached(life: Life, what: str) -> Callable[[], bool]:
     """Whether a run has come so far."""
 
     def look() -> bool:
-        record: dict[str, Any] = json.loads((life.folder / "slurm.json").read_text())
+        try:
+            record: dict[str, Any] = json.loads((life.folder / "slurm.json").read_text())
+        except FileNotFoundError:  # it is written when the first step begins
+            return False
         return what in record["done"]
 
     return look
