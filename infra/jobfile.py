@@ -21,9 +21,7 @@ IMAGE = "slipway.local/job:base"  # in every node of the lab; the stack is mount
 UID = 1000  # whom pods run as: not root, and on a laptop usually the person
 
 Module = Annotated[str, Field(pattern=r"^[a-z_]\w*(\.[a-z_]\w*)*$", description="As python -m takes it")]
-Below = Annotated[
-    str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", description="Path in the checkout")
-]
+Below = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", description="Path in the checkout")]
 # The operator names a service after each pod: <job>-worker-<n> is one label of DNS, and begins with a letter.
 JobName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=45)]
 
@@ -62,7 +60,9 @@ class JobFile(Facts):
     config: Below = Field(description="The program's configuration, such as jobs/ddp.yaml")
     stack: Label = Field(description="A folder of images/stacks")
     nodes: PositiveInt
-    gpus_per_node: Annotated[int, Field(ge=0)] = Field(description="One worker process for each; 0: one worker")
+    gpus_per_node: Annotated[int, Field(ge=0)] = Field(
+        description="One worker process for each; 0: one worker"
+    )
     cpus_per_node: PositiveInt
     memory_gib_per_node: PositiveInt
     time_limit_minutes: PositiveInt
@@ -139,13 +139,15 @@ def manifest(
     root: Path = CHECKOUT,
     *,
     elastic: bool = False,
+    stack: str | None = None,
     image: str = IMAGE,
     mounted: bool = True,
     uid: int = UID,
     gid: int = UID,
 ) -> str:
-    """The PyTorchJob of `job`. `mounted`: the stack is a volume and not in `image`."""
+    """The PyTorchJob of `job`. `stack`: its folder's name; `mounted`: it is a volume and not in `image`."""
     assert job.kubernetes
+    folder = stack or stackfolder.path(root, job.stack).name
     return _fill(
         "pytorchjob.yaml",
         job,
@@ -153,7 +155,7 @@ def manifest(
         kubernetes=job.kubernetes,
         file=(job.kubernetes.elastic or job.kubernetes).file if elastic else job.kubernetes.file,
         elastic=job.kubernetes.elastic if elastic else None,
-        python=f"{stackfolder.on_nodes(stackfolder.path(root, job.stack))}/bin/python",
+        python=f"/opt/stack/{folder}/bin/python",
         image=image,
         mounted=mounted,
         uid=uid,
@@ -169,4 +171,3 @@ def everything(root: Path = CHECKOUT) -> dict[str, str]:
 def _fill(source: str, job: JobFile, **values: object) -> str:
     origin = f"Rendered from jobs/{job.name}{SUFFIX} by: {COMMAND}"
     return template(source).render(job=job, rendered=origin, **values)
-

@@ -17,7 +17,9 @@ from infra.yamlfile import Document, Key, nearest
 RESERVED = ("root", "slurm", "munge", "nobody")  # users that the nodes have for themselves
 
 NAMESPACES = ("default", "kubeflow", "kueue-system", "slipway-system", "local-path-storage")
-HIGHEST_PRIORITY = 1_000_000_000  # above it are those of the cluster's own pods (kubernetes.io, PriorityClass)
+HIGHEST_PRIORITY = (
+    1_000_000_000  # above it are those of the cluster's own pods (kubernetes.io, PriorityClass)
+)
 
 
 def section(document: Document, name: str) -> dict[str, Any]:
@@ -101,7 +103,9 @@ def kubernetes(document: Document, file: ClusterFile) -> None:
             text = f"{qos.priority} is above {HIGHEST_PRIORITY}, the highest priority of pods"
             document.wrong(("qos", name, "priority"), text)
     if not file.accounts and "accounts" not in document.data:
-        document.wrong(("accounts",), "missing; under Kubernetes jobs are submitted to an account's namespace")
+        document.wrong(
+            ("accounts",), "missing; under Kubernetes jobs are submitted to an account's namespace"
+        )
 
 
 def hosts(document: Document, file: ClusterFile) -> dict[str, tuple[str, ...]]:

@@ -83,7 +83,9 @@ def start(peer_timeout_s: int) -> Ranks:
         local_rank=local_rank,
         local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
         device=device,
-        simulated=not gpu and bool(os.environ.get("CUDA_VISIBLE_DEVICES")),
+        # Slurm names the devices; in Kubernetes the job says how many it asked for.
+        simulated=not gpu
+        and (bool(os.environ.get("CUDA_VISIBLE_DEVICES")) or os.environ.get("SLIPWAY_GPUS", "0") != "0"),
         background=dist.new_group(backend="gloo", timeout=timeout),
     )
 

@@ -1,6 +1,6 @@
 """A folder for each run, with all that it takes to understand it later.
 
-runs/<job id, or time>/
+runs/<job id, job name in Kubernetes, or time>/
     config.yaml        the whole configuration; `--config` takes it again
     environment.json   code version, stack, hosts, launcher
     metrics.jsonl      a line for each step
@@ -19,8 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobs import kubernetes
+
 LAUNCHER = (
     "SLURM_",
+    "PET_",
+    "KUBERNETES_",
+    "MASTER_",
     "TORCHELASTIC_",
     "CUDA_VISIBLE_DEVICES",
     "WORLD_SIZE",
@@ -31,10 +36,17 @@ SECRET = ("TOKEN", "JWT", "KEY", "SECRET", "PASSWORD")
 
 
 def attempt() -> int:
-    """How often this job was started before: by Slurm's requeue or torchrun's restart."""
+    """How often this job was started before: by Slurm's requeue or torchrun's restart; in Kubernetes, see `starts`."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0")) + int(
         os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     )
+
+
+def starts(folder: Path) -> int:
+    """How often this run was started before and came to a training step; a pod is not told what was before it."""
+    if not kubernetes.inside():
+        return attempt()
+    return len(_lines(folder / "attempts.jsonl"))
 
 
 def choose(named: str) -> Path:
@@ -42,17 +54,35 @@ def choose(named: str) -> Path:
 
     A job's folder is gone on with only when Slurm started the same job again. Job numbers begin at 1 in a new
     cluster, so a folder of that name may be another cluster's: it is moved aside, not trained on.
+
+    In Kubernetes the folder is named after the job, whose pods are started again for many reasons: all of them go
+    on with it, until it is completed. What is completed is moved aside.
     """
     if named:
         folder = Path(named)
+        if kubernetes.inside() and completed(folder):
+            _aside(folder)
     else:
         job = os.environ.get("SLURM_JOB_ID")
         folder = Path("runs") / (job or time.strftime("%Y%m%d-%H%M%S"))
         if folder.exists() and not attempt():
-            stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
-            folder.rename(folder.with_name(f"{folder.name}-until-{stamp}"))
+            _aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def completed(folder: Path) -> bool:
+    """Whether the summary of a run says that it reached its last step."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(summary.get("state") == "completed")
+
+
+def _aside(folder: Path) -> None:
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
+    folder.rename(folder.with_name(f"{folder.name}-until-{stamp}"))
 
 
 def link_latest(folder: Path) -> None:
@@ -75,7 +105,7 @@ def environment(hosts: list[str], device: str, seed: int, versions: dict[str, st
         "command": sys.argv,
         "seed": seed,
         "stack": stack(),
-        "image": _first_line(Path("/etc/slipway/image")),
+        "image": os.environ.get("SLIPWAY_IMAGE") or _first_line(Path("/etc/slipway/image")),
         "git": git(),
         "python": platform.python_version(),
         **versions,

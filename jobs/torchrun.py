@@ -2,6 +2,8 @@
 
     python -m jobs.torchrun --standalone --nproc-per-node=2 -m jobs.train --train.steps=50
 
+In Kubernetes every end but success and mistakes has an exit code that asks for another start (jobs/kubernetes.py).
+
 Slurm with cgroups sends SIGUSR2 to the task that srun started and to none of its children. That task is
 torchrun, which starts each worker in a session of its own and forwards only signals that it also dies of. So
 a thread here waits for SIGUSR2 and sends it to the children.
@@ -18,6 +20,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+from jobs import kubernetes
 
 
 def main(arguments: list[str]) -> int:
@@ -38,10 +42,16 @@ def main(arguments: list[str]) -> int:
             f"rank {rank} on {os.uname().nodename} ended first, with {_outcome(failure.exitcode)}",
             file=sys.stderr,
         )
-        return 2 if failure.exitcode == 2 else 1
+        return kubernetes.exit_code(2 if failure.exitcode == 2 else 1)
     except SignalException as error:
         print(f"torchrun on {os.uname().nodename}: {error}", file=sys.stderr)
-        return 128 + error.sigval
+        return kubernetes.exit_code(128 + error.sigval)
+    except Exception as error:
+        if not kubernetes.inside():
+            raise
+        # The place to meet is gone, or not there yet: another pod is being started again.
+        print(f"torchrun on {os.uname().nodename}: {type(error).__name__}: {error}", file=sys.stderr)
+        return kubernetes.AGAIN
     return 0
 
 

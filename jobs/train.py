@@ -3,6 +3,7 @@
 python -m jobs.train                                                          # one process
 python -m jobs.torchrun --standalone --nproc-per-node=2 -m jobs.train         # two, on this machine
 sbatch jobs/ddp.sbatch                                                        # two nodes
+kubectl apply -f k8s/pytorchjob.yaml                                          # two pods
 """
 
 import time
@@ -19,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from jobs import config as configuration
-from jobs import data, metrics, ngrams, runfolder, signals, slurm
+from jobs import data, kubernetes, metrics, ngrams, runfolder, signals, slurm
 from jobs.config import Config
 from jobs.errors import Failure, Mistake
+from jobs.exporter import Exporter
 from jobs.phases import Phases, before_worker
 
 
-def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
+def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
+    """Whether the run reached its last step; False when a warning ended it before."""
     import torch
 
     from jobs import model as gpt
@@ -54,10 +57,11 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
     torch.manual_seed(config.train.seed % 2**64)
     folder = Path(ranks.told(str(runfolder.choose(config.run.folder)) if ranks.first else None))
     hosts = list(dict.fromkeys(ranks.gathered(runfolder.host())))  # each node once
+    starts = runfolder.starts(folder)
     if ranks.first:
         (folder / "config.yaml").write_text(configuration.to_yaml(config))
         runfolder.link_latest(folder)
-    say(_headline(folder, ranks, len(hosts)))
+    say(_headline(folder, ranks, len(hosts), starts))
 
     # -- data: rank 0 prepares it; where the folder is each node's own, so does the first rank there -------
     where = Path(config.data.folder)
@@ -86,6 +90,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
     )
     resumed = step = checkpoints.load(model, optimizer)
     record = metrics.Metrics(folder / "metrics.jsonl", step) if ranks.first else None
+    exported = Exporter(folder.name) if ranks.local_rank == 0 else None
     if resumed:
         phases.mark("load")
         say(f"resumed from {folder}/checkpoints/step-{resumed:06d}")
@@ -127,11 +132,13 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
         }
         if record:
             record.write(**line)
+        if exported:
+            exported.show(line)
         if step == resumed + 1:
             first_step_unix = float(line["time"])
             phases.mark("first_step")
             if ranks.first:
-                _tell_start(folder, config, ranks, hosts, resumed, phases, first_step_unix)
+                _tell_start(folder, config, ranks, hosts, starts, resumed, phases, first_step_unix)
         if step % config.run.log_every == 0 or step == config.train.steps or step == resumed + 1:
             say(metrics.progress(line, config.train.steps))
         due = config.checkpoint.every and step % config.checkpoint.every == 0
@@ -157,7 +164,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
             "step": step,
             "steps": config.train.steps,
             "resumed_from": resumed,
-            "restarts": runfolder.attempt(),
+            "restarts": starts,
             "world_size": ranks.size,
             "hosts": hosts,
             "device": ranks.device.type,
@@ -190,13 +197,14 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> None:
     if interrupted and ranks.first:
         _queue_again(folder)
     parallel.end()
+    return not interrupted
 
 
-def _headline(folder: Path, ranks: Any, nodes: int) -> str:
+def _headline(folder: Path, ranks: Any, nodes: int, starts: int) -> str:
     where = "NCCL on GPUs" if ranks.device.type == "cuda" else "gloo on CPU"
     if ranks.simulated:
         where = "GPUs simulated: training on CPU, gloo"
-    again = f", start {runfolder.attempt() + 1}" if runfolder.attempt() else ""
+    again = f", start {starts + 1}" if starts else ""
     many = "s" if ranks.size > 1 else ""
     return f"{folder}: {ranks.size} rank{many} on {nodes} node{'s' if nodes > 1 else ''}, {where}{again}"
 
@@ -206,6 +214,7 @@ def _tell_start(
     config: Config,
     ranks: Any,
     hosts: list[str],
+    starts: int,
     resumed: int,
     phases: Phases,
     first_step_unix: float,
@@ -220,7 +229,7 @@ def _tell_start(
     earlier = before_worker(STARTED)
     phases.seconds = {**earlier, **phases.seconds}
     attempt = {
-        "attempt": runfolder.attempt(),
+        "attempt": starts,
         "resumed_from": resumed,
         "world_size": ranks.size,
         "first_step_unix": first_step_unix,
@@ -228,7 +237,7 @@ def _tell_start(
     }
     with (folder / "attempts.jsonl").open("a") as file:
         file.write(json.dumps(attempt) + "\n")
-    name = f"restart {runfolder.attempt()}" if runfolder.attempt() else "first step"
+    name = f"restart {starts}" if starts else "first step"
     print(f"{name}: {phases.line()}", flush=True)
 
 
@@ -272,9 +281,11 @@ def _queue_again(folder: Path) -> None:
     """Ask Slurm to start this job again; where nobody will, say how a person does.
 
     SIGTERM may come from scancel, and then Slurm does not count the job as running any more; or from a node
-    that shuts down, and then it does: the job is wanted, elsewhere.
+    that shuts down, and then it does: the job is wanted, elsewhere. In Kubernetes the exit code asks, of each pod.
     """
-    if slurm.running():
+    if kubernetes.inside():
+        print("to be started again, if the job is still wanted", flush=True)
+    elif slurm.running():
         print("requeued", flush=True)  # before Slurm ends this process for it
         slurm.requeue()
     else:
@@ -290,14 +301,14 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
     first = os.environ.get("RANK", "0") == "0"
     try:
-        train(configuration.load(arguments), warnings, Phases(STARTED))
+        whole = train(configuration.load(arguments), warnings, Phases(STARTED))
     except (Mistake, Failure) as error:
         # All ranks meet the same mistake and one says it; a failure may be one rank's own.
         if first or isinstance(error, Failure):
             print(error, file=sys.stderr, flush=True)
         # Without Python's orderly end, which would wait for a thread whose save waits for the other ranks.
         os._exit(2 if isinstance(error, Mistake) else 1)
-    return 0
+    return 0 if whole or not kubernetes.inside() else kubernetes.AGAIN
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command()
 def jobs(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file differs.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if a file differs.")
+    ] = False,
 ) -> None:
     """Render jobs/*.job.yaml to batch scripts and manifests, which are committed beside them.
 
@@ -26,6 +28,8 @@ def jobs(
             if not check:
                 path.write_text(text)
     verb = "would change" if check else "changed"
-    typer.echo("\n".join(f"{name}: {verb}" for name in changed) or "jobs: every file is as its description says")
+    typer.echo(
+        "\n".join(f"{name}: {verb}" for name in changed) or "jobs: every file is as its description says"
+    )
     if check and changed:
         raise typer.Exit(1)

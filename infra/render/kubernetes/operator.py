@@ -46,7 +46,10 @@ def _values(pools: list[Pool]) -> dict[str, Any]:
         "mig": {"strategy": "single" if any(each.mig for each in gpus) else "none"},
         "migManager": {"enabled": any(each.mig for each in gpus)},
         "dcgm": {"enabled": True},
-        "dcgmExporter": {"enabled": True, "serviceMonitor": {"enabled": False}},  # ours is scraped by annotation
+        "dcgmExporter": {
+            "enabled": True,
+            "serviceMonitor": {"enabled": False},
+        },  # ours is scraped by annotation
         "daemonsets": {
             # the taints of our nodes
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]

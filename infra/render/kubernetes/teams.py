@@ -21,9 +21,7 @@ def render(cluster: Cluster) -> dict[str, str]:
     """kubernetes/teams.yaml and priorities.yaml."""
     rights = quotas(cluster)
     teams = [
-        each
-        for name, account in cluster.accounts.items()
-        for each in _team(cluster, name, account, rights)
+        each for name, account in cluster.accounts.items() for each in _team(cluster, name, account, rights)
     ]
     return {
         "kubernetes/teams.yaml": documents(cluster, teams),
