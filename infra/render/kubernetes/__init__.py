@@ -5,7 +5,6 @@ Kueue answers.
 """
 
 from infra.cluster import Cluster
-from infra.render.kubernetes import jobs, kind, nodes, operator, queues, teams, volumes
 from infra.render.text import origin, yaml
 
 CAPACITY = "kubernetes/capacity.yaml"
@@ -13,6 +12,8 @@ CAPACITY = "kubernetes/capacity.yaml"
 
 def render(cluster: Cluster) -> dict[str, str]:
     """Every file below build/<cluster>/ that only Kubernetes has."""
+    from infra.render.kubernetes import jobs, kind, nodes, operator, queues, teams, volumes
+
     files = nodes.render(cluster) | teams.render(cluster) | volumes.render(cluster) | jobs.render(cluster)
     files |= operator.render(cluster)
     listed = sorted(name for name in (*teams.NAMES, *volumes.NAMES, CAPACITY) if name in files)
