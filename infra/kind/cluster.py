@@ -218,4 +218,4 @@ def _doing(log: str) -> str:
 def _why(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("ERROR", "[ERROR", "error:"))]
-    return (told or lines or ["it said nothing"])[-1 if not told else 0]
+    return (told or lines or ["it said nothing"])[-1]
