@@ -100,7 +100,7 @@ def schema(
     output: Annotated[Path | None, typer.Option(help="Folder to write to; schemas/ when missing.")] = None,
     json: Json = False,
 ) -> None:
-    """Write the JSON Schemas that editors check hardware/ and clusters/ with; they are committed.
+    """Write the JSON Schemas that editors check hardware/, clusters/ and jobs/ with; they are committed.
 
     Example: python -m infra schema
     """

@@ -1,4 +1,4 @@
-"""JSON Schemas of both kinds of file, so that editors complete and check them while they are written."""
+"""JSON Schemas of our three kinds of file, so that editors complete and check them while they are written."""
 
 import json
 from typing import Any
@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from infra.cluster import ClusterFile
 from infra.hardware import Profile
+from infra.jobfile import JobFile
 
 COMMAND = "python -m infra schema"
 
@@ -16,6 +17,7 @@ def schemas() -> dict[str, str]:
     return {
         "hardware.schema.json": _schema(Profile, "A machine type of Slipway: hardware/<name>.yaml"),
         "cluster.schema.json": _schema(ClusterFile, "A cluster of Slipway: clusters/<name>.yaml"),
+        "job.schema.json": _schema(JobFile, "A job of Slipway: jobs/<name>.job.yaml"),
     }
 
 

@@ -35,9 +35,10 @@ def load(root: Path, data: dict[str, Any]) -> Cluster:
     return load_cluster(path, root=root, machine=LAPTOP)
 
 
-@pytest.mark.parametrize("name", ["lab", "mixed", "big", "nvl72"])
+@pytest.mark.parametrize("name", ["lab", "kind", "both", "mixed", "big", "nvl72"])
 def test_rendered_text_is_the_committed_text(name: str, root: Path, request: pytest.FixtureRequest) -> None:
-    source = CHECKOUT / "clusters/lab.yaml" if name == "lab" else GOLDEN / "clusters" / f"{name}.yaml"
+    ours = name in ("lab", "kind", "both")
+    source = CHECKOUT / f"clusters/{name}.yaml" if ours else GOLDEN / "clusters" / f"{name}.yaml"
     (root / "clusters" / f"{name}.yaml").write_text(source.read_text())
     files = render(load_cluster(f"clusters/{name}.yaml", root=root, machine=LAPTOP))
     if request.config.getoption("--update-golden"):
