@@ -9,6 +9,6 @@ from infra.progress import Step
 
 @pytest.fixture(scope="session")
 def built() -> dict[str, Target]:
-    """Every default target, by name."""
-    images.build_all(images.DEFAULT, Step("images", None))
+    """Every target by name; built are the default ones and the node of a kind cluster."""
+    images.build_all((*images.DEFAULT, "kind-node"), Step("images", None))
     return images.targets()

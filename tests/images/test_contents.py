@@ -1,5 +1,6 @@
 """What an image holds, and above all what it must not hold. Needs Docker."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -10,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from infra import buildenv, engine, images, sbom
+from infra import buildenv, engine, image_kube, images, programs, sbom
 from infra.images import Target
 from infra.paths import CHECKOUT
 from infra.progress import Step
 
 TESTED = {"real": ["images and their locks", "Debian 13", "x86_64"]}
 
-IMAGES = ("base", "node", "stack-cuda13")
+IMAGES = ("base", "node", "stack-cuda13", "kind-node")
 
 
 @pytest.fixture(scope="module", params=IMAGES)
@@ -129,6 +130,47 @@ def test_node_has_what_a_cluster_counts_on(built: dict[str, Target]) -> None:
         in_image(built["node"], f"test -x /usr/libexec/slipway/{program}")
     ids = in_image(built["node"], "id -u slurm; id -u munge; id -u slurmrestd; id -u mysql").split()
     assert ids == ["64030", "399", "398", "397"]
+
+
+def test_kind_node_is_the_kubernetes_that_it_says(built: dict[str, Target]) -> None:
+    said = in_image(built["kind-node"], "cat /kind/version").strip()
+    assert said == programs.version("kubernetes")
+    programs_say = "kubelet --version; kubeadm version -o short; kubectl version --client"
+    versions = in_image(built["kind-node"], f"{programs_say}; containerd --version; systemctl --version")
+    assert f"Kubernetes {said}\n{said}\nClient Version: {said}\n" in versions
+    assert " 1.7." in versions and "systemd 257" in versions
+
+
+def test_kind_node_has_the_image_of_every_component_and_no_pod_asks_for_another(
+    built: dict[str, Target],
+) -> None:
+    script = """
+        containerd --log-level error &
+        until ctr version >/dev/null 2>&1; do sleep 0.1; done
+        ctr --namespace k8s.io images ls -q
+        """
+    options = ("--privileged", "--mount", "type=volume,target=/var")
+    images = {name for name in in_image(built["kind-node"], script, *options).split() if ":" in name}
+    named = {name.split("/")[-1].split(":")[0] for name in images if name.startswith(image_kube.REGISTRY)}
+    assert named == {component.name for component in image_kube.COMPONENTS}
+    files = "/kind/manifests/default-storage.yaml /etc/containerd/config.toml"
+    asked = re.findall(r"slipway\.local/[^\"]+|@[A-Z-]+@", in_image(built["kind-node"], f"cat {files}"))
+    assert len(asked) == 3 and set(asked) <= images
+
+
+def test_layers_of_kind_node_are_not_copied_into_every_node(built: dict[str, Target]) -> None:
+    kilobytes = in_image(built["kind-node"], "du -s /var/lib/containerd /kind/layers").split()
+    assert int(kilobytes[0]) < 2_000 < 500_000 < int(kilobytes[2])
+
+
+def test_programs_in_component_images_are_those_that_were_built(built: dict[str, Target]) -> None:
+    listed = in_image(built["kind-node"], "sha256sum /kind/layers/*/fs/usr/local/bin/*")
+    inside = {Path(line.split()[1]).name: line.split()[0] for line in listed.splitlines()}
+    for component in image_kube.COMPONENTS:
+        if component.program:
+            name, file = component.program
+            content = (programs.folder(name) / file).read_bytes()
+            assert inside[file] == hashlib.sha256(content).hexdigest()
 
 
 def test_no_service_of_slurm_starts_by_itself(built: dict[str, Target]) -> None:

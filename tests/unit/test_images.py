@@ -13,7 +13,7 @@ from infra.imageverify import compare_facts, compare_files, compare_lock, locked
 from infra.paths import CHECKOUT
 from infra.stacks import Stack, read_stacks
 
-INPUTS = ("ansible", "images", "slurm")
+INPUTS = ("ansible", "images", "programs", "slurm")
 
 
 @pytest.fixture
@@ -35,7 +35,12 @@ def test_an_unchanged_checkout_gives_the_same_names(checkout: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("images/base/packages", {"base", "node", "stack-cuda13", "stack-cuda12"}),
+        ("images/base/packages", {"base", "node", "stack-cuda13", "stack-cuda12", "kube-net", "kind-node"}),
+        ("images/kube/packages", {"kube-net", "kind-node"}),
+        ("images/kind/finish", {"kind-node"}),
+        ("programs/kueue/go.sum", {"kind-node"}),
+        ("programs/coredns/coredns/main.go", {"kind-node"}),
+        ("programs/kwok/go.sum", set()),
         ("ansible/roles/munge/tasks/install.yml", {"node"}),
         ("slurm/prolog.sh", {"node"}),
         ("images/stacks/cuda13/requirements.lock", {"cuda13", "stack-cuda13"}),

@@ -4,8 +4,10 @@ import hashlib
 import io
 import os
 import platform
+import re
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -180,3 +182,93 @@ def test_a_failed_build_names_its_log(cache: Path, monkeypatch: pytest.MonkeyPat
     ):
         programs.ensure("pulumi", Step("pulumi", None))
     assert not programs.folder("pulumi").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("gitVersion", "v1.34.4"), ("gitMajor", "1"), ("gitMinor", "34"), ("VERSION", "v1.34.4")],
+)
+def test_the_linker_is_told_the_part_of_a_version_that_a_variable_is_named_for(
+    variable: str, value: str
+) -> None:
+    assert programs._of(f"k8s.io/component-base/version.{variable}", "v1.34.4") == value
+
+
+def test_kubernetes_own_libraries_have_its_version() -> None:
+    """All of them are moved together: go.mod says how."""
+    go_mod = (programs.source("kubernetes") / "go.mod").read_text()
+    replaced = re.findall(r"^\t(k8s.io/\S+) => (k8s.io/\S+) (v\S+)$", go_mod, re.MULTILINE)
+    assert len(replaced) > 25
+    number = programs.version("kubernetes").removeprefix("v1.")
+    assert [line for line in replaced if line != (line[0], line[0], f"v0.{number}")] == []
+
+
+def fake_go(folder: Path, script: str) -> str:
+    """A PATH on which a go of our own builds by `script`, in which $out is the folder to build into."""
+    go = folder / "bin/go"
+    go.parent.mkdir(parents=True)
+    start = "#!/bin/sh\n[ $1 = env ] && echo go1.26.8 && exit\n"
+    out = "for word; do case $word in */.*.part/) out=$word;; esac; done\n"
+    go.write_text(start + out + script)
+    go.chmod(0o755)
+    return f"{go.parent}:/usr/bin:/bin"
+
+
+def test_manifests_of_a_module_come_with_its_program(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    crd = tmp_path / "module/config/components/crd/queue.yaml"
+    (tmp_path / "module/config/default").mkdir(parents=True)
+    crd.parent.mkdir(parents=True)
+    crd.write_text("kind: CustomResourceDefinition\n")
+    for path in (crd, crd.parent):
+        path.chmod(0o555)  # as Go's module cache is
+    script = f'[ $1 = list ] && echo {tmp_path}/module && exit\necho x; touch "$out/kueue"\n'
+    monkeypatch.setenv("PATH", fake_go(tmp_path, script))
+    folder = programs.ensure("kueue", Step("kueue", None))
+    copy = folder / programs.UPSTREAM / "config/components/crd/queue.yaml"
+    assert copy.read_text() == crd.read_text()
+    assert copy.stat().st_mode & 0o200 and copy.parent.stat().st_mode & 0o200, "can be removed again"
+    crd.parent.chmod(0o755)
+
+
+def test_programs_are_built_in_the_background_one_after_another(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    script = f'echo begin >>{log}; sleep 0.2; echo x; touch "$out/kind" "$out/coredns"; echo end >>{log}\n'
+    monkeypatch.setenv("PATH", fake_go(tmp_path, script))
+    step = Step("programs", None)
+    with programs.in_background(["kind", "coredns"]) as builds:
+        builds.wait(step)
+        assert (programs.folder("kind") / "kind").exists() and (
+            programs.folder("coredns") / "coredns"
+        ).exists()
+    assert log.read_text().split() == ["begin", "end"] * 2
+    assert "building" in step.text
+
+
+def test_a_failure_in_the_background_is_raised_where_it_is_waited_for(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", fake_go(tmp_path, "echo no space; exit 1\n"))
+    with (
+        programs.in_background(["kind", "coredns"]) as builds,
+        pytest.raises(Failure, match="kind could not be built"),
+    ):
+        builds.wait(Step("programs", None))
+    assert not programs.folder("coredns").exists()
+
+
+def test_a_command_that_ends_early_ends_what_it_builds(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    monkeypatch.setenv("PATH", fake_go(tmp_path, f"echo $$ >{started}; exec sleep 600\n"))
+    with pytest.raises(KeyboardInterrupt), programs.in_background(["kind", "coredns"]):
+        while not (started.exists() and started.read_text()):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+    assert not programs.folder("kind").exists()
