@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from infra.paths import CHECKOUT
-from jobs import phases, report, runfolder, signals, slurm, torchrun
+from jobs import kubernetes, phases, report, runfolder, signals, slurm, torchrun
 from jobs.errors import Failure
+from jobs.exporter import Exporter
 from tests.unit.test_jobs_sbatch import script
 
 
@@ -20,7 +22,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, outside Slurm and torchrun."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.startswith(("SLURM_", "TORCHELASTIC_", "SLIPWAY_")):
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "SLIPWAY_", "KUBERNETES_", "PET_")):
             monkeypatch.delenv(name)
     return tmp_path
 
@@ -45,6 +47,77 @@ def test_a_requeued_job_goes_on_in_its_folder(elsewhere: Path, monkeypatch: pyte
 def test_a_named_folder_is_gone_on_with(elsewhere: Path) -> None:
     (runfolder.choose("runs/mine") / "kept").touch()
     assert (runfolder.choose("runs/mine") / "kept").exists()
+
+
+def test_in_a_pod_a_run_is_gone_on_with_until_it_is_completed(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    folder = runfolder.choose("runs/ddp")
+    (folder / "attempts.jsonl").write_text("{}\n{}\n")
+    for summary in ('{"state": "interrupted"}', '{"sta', None):
+        if summary:
+            (folder / "summary.json").write_text(summary)
+        else:
+            (folder / "summary.json").unlink()
+        assert runfolder.starts(runfolder.choose("runs/ddp")) == 2
+    (folder / "summary.json").write_text('{"state": "completed"}')
+    assert runfolder.starts(runfolder.choose("runs/ddp")) == 0
+    assert len(list(Path("runs").glob("ddp-until-*/attempts.jsonl"))) == 1
+
+
+def test_elsewhere_a_completed_run_is_not_moved(elsewhere: Path) -> None:
+    (runfolder.choose("runs/mine") / "summary.json").write_text('{"state": "completed"}')
+    assert (runfolder.choose("runs/mine") / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "in_a_pod"), [(0, 0), (1, 143), (2, 2), (77, 143), (128 + signal.SIGTERM, 143), (137, 143)]
+)
+def test_a_pod_ends_so_as_to_be_started_again(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, code: int, in_a_pod: int
+) -> None:
+    assert kubernetes.exit_code(code) == code
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert kubernetes.exit_code(code) == in_a_pod
+
+
+def test_the_image_is_kept_and_what_the_operator_says(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_IMAGE", "slipway.local/job:base")
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.setenv("PET_RDZV_TOKEN", "t")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    found = runfolder.environment([], "cpu", 1, {})
+    assert found["image"] == "slipway.local/job:base"
+    assert found["launcher"] == {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "PET_NNODES": "2"} | {
+        name: value for name, value in found["launcher"].items() if not name.startswith(("PET_", "KUBE"))
+    }
+
+
+def test_prometheus_reads_the_last_step(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Exporter("ddp").port is None  # nobody asked
+    monkeypatch.setenv("SLIPWAY_METRICS_PORT", "0")  # any free one
+    exporter = Exporter("ddp")
+    exporter.show({"step": 7, "loss": 2.5})
+    with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=5) as answer:
+        assert answer.read().decode().splitlines() == [
+            "# TYPE slipway_train_step gauge",
+            'slipway_train_step{run="ddp"} 7',
+            "# TYPE slipway_train_loss gauge",
+            'slipway_train_loss{run="ddp"} 2.5',
+        ]
+
+
+def test_a_taken_port_stops_no_training(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIPWAY_METRICS_PORT", "0")
+    port = Exporter("first").port
+    monkeypatch.setenv("SLIPWAY_METRICS_PORT", str(port))
+    assert Exporter("second").port is None
+    assert f"no metrics on port {port}" in capsys.readouterr().out
 
 
 def test_latest_points_to_the_newest_run(elsewhere: Path) -> None:

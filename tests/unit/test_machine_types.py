@@ -19,10 +19,12 @@ def test_everything_that_ships_is_right() -> None:
     assert set(found) >= {f"hardware/{name}.yaml" for name in profile_names(CHECKOUT)} | {"clusters/lab.yaml"}
 
 
-@pytest.mark.parametrize("kind", ["hardware", "cluster"])
-def test_editors_find_the_schema(kind: str) -> None:
-    folder = CHECKOUT / ("hardware" if kind == "hardware" else "clusters")
-    for path in folder.glob("*.yaml"):
+@pytest.mark.parametrize(
+    ("kind", "files"),
+    [("hardware", "hardware/*.yaml"), ("cluster", "clusters/*.yaml"), ("job", "jobs/*.job.yaml")],
+)
+def test_editors_find_the_schema(kind: str, files: str) -> None:
+    for path in CHECKOUT.glob(files):
         assert path.read_text().splitlines()[0] == FIRST_LINE.format(kind), path.name
 
 

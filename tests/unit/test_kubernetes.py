@@ -1,0 +1,217 @@
+"""What is rendered for Kubernetes: quotas that add up, teams that are closed, workers that have their share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from infra.cluster import Cluster
+from infra.errors import Mistake
+from infra.load import load_cluster
+from infra.paths import CHECKOUT
+from infra.render import render
+from infra.render.kubernetes import quotas
+from tests.checkout import LAPTOP, checkout, small_cluster
+from tests.strategies import clusters, schedulable
+
+TESTED = {"text": ["Kubernetes"]}
+POLICIES = CHECKOUT / "k8s/base/policies/jobs.yaml"
+
+
+def load(root: Path, data: dict[str, Any]) -> Cluster:
+    path = root / "clusters" / f"{data['name']}.yaml"
+    path.write_text(json.dumps(data))
+    return load_cluster(path, root=root, machine=LAPTOP)
+
+
+def ours(root: Path, name: str) -> Cluster:
+    (root / f"clusters/{name}.yaml").write_text((CHECKOUT / f"clusters/{name}.yaml").read_text())
+    return load_cluster(f"clusters/{name}.yaml", root=root, machine=LAPTOP)
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    return list(YAML(typ="safe").load_all(text))
+
+
+def by_kind(files: dict[str, str], kind: str) -> list[dict[str, Any]]:
+    found = []
+    for name, text in files.items():
+        if name.startswith("kubernetes/") and name.endswith(".yaml"):
+            found += [each for each in documents(text) if each.get("kind") == kind]
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return checkout(tmp_path)
+
+
+amounts = st.integers(0, 10**7)
+
+
+@given(total=amounts, rows=st.lists(st.tuples(st.integers(1, 1000), amounts), min_size=1, max_size=8))
+def test_shares_are_all_there_is_and_no_more(total: int, rows: list[tuple[int, int]]) -> None:
+    weights = {str(i): weight for i, (weight, _) in enumerate(rows)}
+    caps = {str(i): cap for i, (_, cap) in enumerate(rows)}
+    found = quotas.shares(total, weights, caps)
+    assert list(found) == list(weights)
+    assert sum(found.values()) == min(total, sum(caps.values()))
+    assert all(0 <= found[name] <= caps[name] for name in weights)
+
+
+@given(total=amounts, weights=st.lists(st.integers(1, 1000), min_size=1, max_size=8))
+def test_without_caps_everyone_has_the_share_within_one(total: int, weights: list[int]) -> None:
+    named = {str(i): weight for i, weight in enumerate(weights)}
+    for name, got in quotas.shares(total, named, dict.fromkeys(named, total)).items():
+        assert abs(got - total * named[name] / sum(weights)) <= 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=clusters(schedulable()))
+def test_quotas_never_exceed_what_the_pools_have(
+    data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cluster = load(checkout(tmp_path_factory.mktemp("random")), data)
+    rights = quotas.quotas(cluster)
+    for pool in cluster.pools:
+        has = quotas.capacity(pool)
+        for kind in quotas.resources(cluster):
+            rows = [rights[team][pool.name][kind] for team in cluster.accounts]
+            assert sum(row.nominal for row in rows) <= has.get(kind, 0)
+            assert all(0 <= row.nominal <= row.most <= has.get(kind, 0) for row in rows)
+    for name, account in cluster.accounts.items():
+        gpus = [kind for kind in quotas.resources(cluster) if kind not in (quotas.CPU, quotas.MEMORY)]
+        given_ = sum(row[kind].most for row in rights[name].values() for kind in gpus)
+        assert account.max_gpus is None or given_ <= account.max_gpus
+
+
+def test_what_the_lab_gives_is_what_its_workers_have(root: Path) -> None:
+    cluster = ours(root, "kind")
+    [pool] = cluster.pools
+    [kind] = documents(render(cluster)["kind.yaml"])
+    control_plane, *workers = kind["nodes"]
+    assert control_plane == {"role": "control-plane"}
+    assert [worker["labels"]["slipway.dev/node"] for worker in workers] == list(pool.nodes)
+    for worker in workers:
+        [patch] = [YAML(typ="safe").load(text) for text in worker["kubeadmConfigPatches"]]
+        reserved = patch["nodeRegistration"]["kubeletExtraArgs"]["system-reserved"]
+        assert reserved == f"cpu={LAPTOP.cores - pool.cpus},memory={LAPTOP.memory_mib - pool.memory_mib}Mi"
+
+
+def test_two_schedulers_on_one_machine_have_half_each(root: Path) -> None:
+    [alone], [shared] = ours(root, "kind").pools, ours(root, "both").pools
+    assert (shared.cpus, alone.cpus) == (2, 4)
+    assert abs(shared.memory_mib - alone.memory_mib / 2) <= 100
+    files = render(ours(root, "both"))
+    assert "compose.yaml" in files and "kind.yaml" in files
+    assert "RealMemory=" + str(shared.memory_mib) in files["slurm/slurm.conf"]
+
+
+def test_every_team_is_closed_and_restricted(root: Path) -> None:
+    files = render(ours(root, "kind"))
+    teams = {"research", "trial"}
+    spaces = by_kind(files, "Namespace")
+    assert {each["metadata"]["name"] for each in spaces} == teams
+    for each in spaces:
+        assert each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    closed = [p for p in by_kind(files, "NetworkPolicy") if p["metadata"]["name"] == "deny-all"]
+    assert {each["metadata"]["namespace"] for each in closed} == teams
+    for each in closed:
+        assert each["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for kind in ("ResourceQuota", "LimitRange", "LocalQueue", "ConfigMap"):
+        assert {"research", "trial"} <= {each["metadata"]["namespace"] for each in by_kind(files, kind)}
+    quota = {each["metadata"]["namespace"]: each["spec"]["hard"] for each in by_kind(files, "ResourceQuota")}
+    assert quota["trial"]["requests.nvidia.com/gpu"] == "4"
+    assert quota["trial"]["count/pytorchjobs.kubeflow.org"] == "2"
+
+
+def test_a_limit_is_what_may_be_borrowed_at_most(root: Path) -> None:
+    files = render(ours(root, "kind"))
+    queues = {each["metadata"]["name"]: each["spec"] for each in by_kind(files, "ClusterQueue")}
+    assert queues["research"]["cohort"] == queues["trial"]["cohort"] == "kind"
+    rows = {
+        team: {row["name"]: row for row in queue["resourceGroups"][0]["flavors"][0]["resources"]}
+        for team, queue in queues.items()
+    }
+    gpu = "nvidia.com/gpu"  # 16, shared 10 : 1, and trial has 4 at most
+    assert rows["research"][gpu] == {"name": gpu, "nominalQuota": "15"}
+    assert rows["trial"][gpu] == {"name": gpu, "nominalQuota": "1", "borrowingLimit": "3"}
+    assert queues["research"]["preemption"]["reclaimWithinCohort"] == "LowerPriority"
+
+
+def test_the_policy_reads_what_is_rendered(root: Path) -> None:
+    """The keys of the teams' limits are those that the policy takes apart."""
+    [limits, _] = [
+        each for each in by_kind(render(ours(root, "kind")), "ConfigMap") if "queue" in each["data"]
+    ]
+    assert limits["data"] == {
+        "queue": "research",
+        "priorities": "normal,high,scavenger",
+        "most.cpu": "8000m",
+        "pod.cpu": "4000m",
+        "most.memory": "24000Mi",
+        "pod.memory": "12000Mi",
+        "most.nvidia.com_gpu": "16",
+        "pod.nvidia.com_gpu": "8",
+    }
+    text = POLICIES.read_text()
+    for word in ("'most.' + name", "'pod.' + name", "params.data.queue", "params.data.priorities"):
+        assert word in text
+    assert limits["metadata"]["name"] in text
+
+
+def test_jobs_are_those_of_the_person_in_the_lab_and_of_the_image_elsewhere(root: Path) -> None:
+    [job] = documents(render(ours(root, "kind"))["kubernetes/jobs/ddp.yaml"])
+    pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    assert pod["securityContext"]["runAsUser"] == LAPTOP.uid
+    assert pod["containers"][0]["image"] == "slipway.local/job:base"
+    metal = small_cluster(
+        schedulers=["slurm", "kubernetes"], software={"registry": "registry.example.org/slipway"}
+    )
+    files = render(load(root, metal))
+    [job] = documents(files["kubernetes/jobs/ddp.yaml"])
+    pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    image = pod["containers"][0]["image"]
+    assert image.startswith("registry.example.org/slipway/stack-cuda13:")
+    assert "stack" not in [volume["name"] for volume in pod["volumes"]]
+    assert "components:\n  - ../../../k8s/overlays/gpu\n" in files["kubernetes/kustomization.yaml"]
+    assert documents(files["kubernetes/gpu-operator-values.yaml"])[0]["driver"]["version"] == "580.95.05"
+
+
+def account(name: str) -> dict[str, Any]:
+    return {
+        "accounts": {name: {"description": "A", "qos": ["normal"]}},
+        "users": {"ml": {"accounts": [name], "uid": 2000}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (account("kubeflow"), "accounts.kubeflow: is a namespace of the cluster's own; take another name"),
+        (account("kube-x"), "accounts.kube-x: is a namespace of the cluster's own; take another name"),
+        (account("a-"), "accounts.a-: 'a-' is no name in Kubernetes: it must not end with '-'"),
+        (
+            {"qos": {"normal": {}, "system-x": {}}},
+            "qos.system-x: Kubernetes keeps priority classes of 'system-' for itself",
+        ),
+        (
+            {"qos": {"normal": {"priority": 2_000_000_000}}},
+            "qos.normal.priority: 2000000000 is above 1000000000, the highest priority of pods",
+        ),
+    ],
+)
+def test_names_that_kubernetes_does_not_take(root: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(Mistake) as mistake:
+        load(root, small_cluster(schedulers=["kubernetes"], **changes))
+    assert str(mistake.value).endswith(f": {said}")
+    load(root, small_cluster(**changes))  # Slurm takes them all
+
+
+def test_kubernetes_needs_no_partitions(root: Path) -> None:
+    pools = {"gpu": {"hardware": "h100-sxm-8x", "count": 2}}
+    assert load(root, small_cluster(schedulers=["kubernetes"], pools=pools, partitions=None)).nodes
