@@ -10,7 +10,6 @@ from pathlib import Path
 from infra import box, engine, image_base, image_kube, programs
 from infra.image_node import SETTINGS
 from infra.paths import cache
-from infra.progress import Step
 
 RECIPE = Path(__file__).read_text() + image_kube.RECIPE  # both modules are inputs of what they make
 FIRST = "/usr/libexec/slipway/kind-entrypoint"
@@ -21,15 +20,10 @@ def sources(root: Path) -> list[Path]:
     return [root / "images/kind", *image_kube.sources(root)]
 
 
-def built_from(root: Path) -> list[str]:
-    """Names of the folders of the programs that are in it."""
-    return [programs.folder(name, root).name for name in image_kube.PROGRAMS]
-
-
 def make(root: Path, images: dict[str, str], inputs: str, tag: str, log: Path) -> None:
-    """Build `kind-node` as `tag`; `images` are the tags of `base` and `kube-net`."""
+    """Build `kind-node` as `tag`; `images` are the tags of `base` and `kube-net`. The programs must be there."""
     folder = root / "images/kind"
-    found = programs.ensure_all(image_kube.PROGRAMS, Step("programs", None), root)
+    kubernetes = programs.folder("kubernetes", root)
     (cache() / "tmp").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache() / "tmp") as name:
         work = Path(name)
@@ -39,10 +33,10 @@ def make(root: Path, images: dict[str, str], inputs: str, tag: str, log: Path) -
         with box.opened(images["base"], f"kind-node-{inputs}", log, "--privileged", *volumes) as this:
             this.install(image_base.lines(folder / "packages"))
             image_kube.unpack(this, root, "/media")
-            references = image_kube.write(work / "images.tar", root, images, work, work)
-            this.copy(_files(root, work, references), "/")
+            image_kube.write(work / "images.tar", root, images, work, work)
+            this.copy(_files(root, work), "/")
             for program in ("kubelet", "kubeadm", "kubectl"):
-                this.copy(found["kubernetes"] / program, f"/usr/bin/{program}")
+                this.copy(kubernetes / program, f"/usr/bin/{program}")
             this.script(folder / "preload")
             this.script(folder / "finish")
             # A command and no entrypoint, so that other programs can be run in the image, too.
@@ -50,16 +44,15 @@ def make(root: Path, images: dict[str, str], inputs: str, tag: str, log: Path) -
             this.commit(tag, [f"LABEL {engine.INPUTS}={inputs}", *settings])
 
 
-def _files(root: Path, work: Path, references: list[str]) -> Path:
-    """images/kind/root with the versions of this build in it."""
-    names = {reference.split("/")[-1].split(":")[0]: reference for reference in references}
+def _files(root: Path, work: Path) -> Path:
+    """images/kind/root with the names of component images in place of @COMPONENT@."""
     files = work / "root"
     for source in sorted((root / "images/kind/root").rglob("*")):
         if source.is_file():
             copy = files / source.relative_to(root / "images/kind/root")
             copy.parent.mkdir(parents=True, exist_ok=True)
             text = source.read_text()
-            for component, reference in names.items():
+            for component, reference in image_kube.references(root).items():
                 text = text.replace(f"@{component.upper()}@", reference)
             copy.write_text(text)
             copy.chmod(source.stat().st_mode & 0o777)

@@ -12,7 +12,6 @@ images that only containerd runs. A program is the same bytes in it as in the us
 
 import hashlib
 import json
-import re
 import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ REGISTRY = (
 )
 PROGRAMS = ("kubernetes", "coredns", "training-operator", "kueue", "local-path-provisioner")
 PAUSE = "3.10.1"  # the version that kubeadm of this Kubernetes names; ours does what its pause does
+ETCD = "3.5.16"  # kubeadm chooses etcd's arguments by it; Debian 13's is this or a later 3.5
 NOBODY = 65532  # as in upstream's images; `restricted` namespaces ask for a number that is not 0
 SEARCH_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -41,7 +41,7 @@ class Component:
     below: str | None = "base"  # an image of ours, or None for an empty root
     program: tuple[str, str] | None = None  # name in PROGRAMS, file
     deb: str | None = None  # Debian package
-    version: str = ""  # of the tag; else the program's or the package's
+    version: str = ""  # of the tag; else the program's
     entrypoint: tuple[str, ...] = ()  # else the program
     command: tuple[str, ...] = ()  # instead of an entrypoint: what a pod's `args` replace
     user: int = NOBODY  # 0 where the pod reads root's keys or changes the node's network
@@ -57,7 +57,7 @@ COMPONENTS = (
     _kubernetes("kube-scheduler"),
     _kubernetes("kube-proxy", "kube-net"),
     Component("tools", "kube-net", ("kubernetes", "kubectl"), command=("bash",), user=0),
-    Component("etcd", deb="etcd-server", entrypoint=("/usr/bin/etcd",), user=0),
+    Component("etcd", deb="etcd-server", version=ETCD, entrypoint=("/usr/bin/etcd",), user=0),
     Component("pause", None, deb="catatonit", version=PAUSE, entrypoint=("/usr/bin/catatonit", "-P")),
     Component("coredns", program=("coredns", "coredns")),
     Component("training-operator", program=("training-operator", "training-operator.v1")),
@@ -97,26 +97,37 @@ def unpack(this: box.Box, root: Path, where: str) -> None:
     this.run("bash", "-ec", script, where, *packages)
 
 
-def write(archive: Path, root: Path, images: dict[str, str], debs: Path, work: Path) -> list[str]:
-    """Write all component images to `archive`, and return their names.
+def references(root: Path) -> dict[str, str]:
+    """Component -> the name that pods call its image by, `slipway.local/coredns:v1.14.5`."""
+    return {one.name: f"{REGISTRY}/{one.name}:{_version(one, root)}" for one in COMPONENTS}
+
+
+def _version(component: Component, root: Path) -> str:
+    if component.version:
+        return component.version
+    assert component.program
+    return programs.version(component.program[0], root)
+
+
+def write(archive: Path, root: Path, images: dict[str, str], debs: Path, work: Path) -> None:
+    """Write all component images to `archive`.
 
     `images`: tags of `base` and `kube-net`; `debs`: a folder with what `unpack` left; `work`: a folder for
     layers, 1 GB. The programs must be built. Raises Failure for a layer that no node image can hold.
     """
     below = {name: _saved(tag, work / name) for name, tag in images.items()}
-    references, manifest = [], []
+    _check_etcd(debs)
+    called = references(root)
+    manifest = []
     layers: dict[str, Path] = {}
     for component in COMPONENTS:
         stack = [*(below[component.below] if component.below else []), *_own(component, root, debs, work)]
-        version = component.version or _version(component, root, debs)
-        references.append(f"{REGISTRY}/{component.name}:{version}")
         layers |= {layer.digest: layer.tar for layer in stack}
         config = _config(component, stack)
         name = f"{hashlib.sha256(config).hexdigest()}.json"
         (work / name).write_bytes(config)
-        manifest.append((name, references[-1], [layer.digest for layer in stack]))
+        manifest.append((name, called[component.name], [layer.digest for layer in stack]))
     _pack(archive, work, manifest, layers)
-    return references
 
 
 def _pack(
@@ -198,19 +209,12 @@ def _layer(tar: Path) -> Layer:
     return Layer(tar, digest)
 
 
-def _deb(package: str, debs: Path) -> Path:
-    return next(debs.glob(f"{package}_*.deb"))
-
-
-def _version(component: Component, root: Path, debs: Path) -> str:
-    if component.program:
-        return programs.version(component.program[0], root)
-    assert component.deb
-    name = _deb(component.deb, debs).name  # etcd-server_3.5.16-4_amd64.deb
-    found = re.fullmatch(r"[^_]+_(?:\d+%3a)?([\d.]+)[^_]*_\w+\.deb", name)
-    if not found:
-        raise Failure(f"{name}: no version in its name")
-    return found[1]
+def _check_etcd(debs: Path) -> None:
+    found = next(debs.glob("etcd-server_*.deb")).name.split("_")[1]  # 3.5.16-4
+    if found.split(".")[:2] != ETCD.split(".")[:2]:
+        raise Failure(
+            f"Debian has etcd {found}, infra/image_kube.py says {ETCD}: kubeadm would start it wrongly"
+        )
 
 
 def _config(component: Component, layers: Sequence[Layer]) -> bytes:

@@ -23,6 +23,7 @@ from infra import (
     image_node,
     image_stack,
     imageverify,
+    programs,
     sbom,
     stackfolder,
 )
@@ -49,6 +50,7 @@ class Target:
     gib: float  # what building it takes on the disk, at most
     make: Callable[["Target", Path], None]  # builds it; told the log file
     stack: str | None = None  # the stack that it delivers
+    programs: tuple[str, ...] = ()  # of programs/: what has to be compiled for it
 
     def exists(self) -> bool:
         return Path(self.where).is_dir() if self.folder else engine.has(self.where)
@@ -100,13 +102,14 @@ def _kind(root: Path, base: Target) -> tuple[Target, Target]:
         make=lambda this, log: image_kube.make_net(root, base.where, this.inputs, this.where, log),
     )
     below = {base.name: base.where, net.name: net.where}
-    built_from = (*image_kind.built_from(root), net.inputs)
+    compiled = [programs.folder(name, root).name for name in image_kube.PROGRAMS]
     node = _image(
         "kind-node",
         net,
-        content_hash(root, image_kind.sources(root), image_kind.RECIPE, *built_from),
+        content_hash(root, image_kind.sources(root), image_kind.RECIPE, net.inputs, *compiled),
         gib=6,
         make=lambda this, log: image_kind.make(root, below, this.inputs, this.where, log),
+        programs=image_kube.PROGRAMS,
     )
     return net, node
 
@@ -153,9 +156,10 @@ def _image(
     gib: float,
     make: Callable[[Target, Path], None],
     stack: str | None = None,
+    programs: tuple[str, ...] = (),
 ) -> Target:
     where = engine.tag(name, inputs)
-    return Target(name, parent.name if parent else None, inputs, where, False, gib, make, stack)
+    return Target(name, parent.name if parent else None, inputs, where, False, gib, make, stack, programs)
 
 
 def select(names: Sequence[str], known: dict[str, Target]) -> list[Target]:
@@ -204,6 +208,7 @@ def _run(building: Sequence[Target], step: Step, root: Path) -> dict[str, Built]
     running: set[str] = set()
 
     def one(target: Target) -> Built:
+        programs.ensure_all(target.programs, step, root)
         if target.parent in futures:
             futures[target.parent].result()
         running.add(target.name)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Names = Annotated[list[str] | None, typer.Argument(help="base, node, a stack (cuda13), or stack-<stack>")]
+Names = Annotated[
+    list[str] | None, typer.Argument(help="base, node, kind-node, a stack (cuda13), or stack-<stack>")
+]
 
 
 @app.callback()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import golang, programs
+from infra import golang, image_kube, programs
 from infra.errors import Failure
 from infra.paths import CHECKOUT
 from infra.progress import Step
@@ -272,3 +272,13 @@ def test_a_command_that_ends_early_ends_what_it_builds(
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
     assert not programs.folder("kind").exists()
+
+
+def test_committed_manifests_name_images_that_a_node_has() -> None:
+    """A new version of a program is one line in its go.mod, and then these."""
+    known = set(image_kube.references(CHECKOUT).values())
+    for folder in ("k8s", "infra/templates", "jobs"):
+        for file in (CHECKOUT / folder).rglob("*"):
+            if file.suffix in (".yaml", ".j2", ".sbatch"):
+                named = set(re.findall(rf"{re.escape(image_kube.REGISTRY)}/[\w-]+:[\w.]+", file.read_text()))
+                assert named <= known, file.relative_to(CHECKOUT)
