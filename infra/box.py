@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra import buildenv, engine
+from infra.buildonce import only_one
 from infra.paths import cache
 from infra.process import logged
 
@@ -17,6 +18,7 @@ class Box:
 
     name: str
     log: Path
+    archives: Path  # packages that were fetched before
 
     def run(self, *command: str | Path, stdin: int = subprocess.DEVNULL) -> None:
         """Run `command` in it, with what it needs to get out from it. Raises Failure with its last line."""
@@ -34,7 +36,8 @@ class Box:
     def install(self, packages: Sequence[str]) -> None:
         """Debian packages, without those that are only recommended."""
         self.run("apt-get", "update", "--quiet")
-        self.run("apt-get", "install", "--quiet", "--yes", "--no-install-recommends", *packages)
+        with only_one(str(self.archives)):  # apt does not wait for another that has the folder
+            self.run("apt-get", "install", "--quiet", "--yes", "--no-install-recommends", *packages)
 
     def copy(self, source: Path, target: str) -> None:
         """A file, or with `/.` at the end of `target` the content of a folder."""
@@ -66,6 +69,6 @@ def opened(parent: str, name: str, log: Path, *options: str) -> Iterator[Box]:
             ],
             log,
         )
-        yield Box(container, log)
+        yield Box(container, log, archives)
     finally:
         engine.remove_container(container)
