@@ -124,9 +124,12 @@ def test_every_team_is_closed_and_restricted(root: Path) -> None:
         assert each["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for kind in ("ResourceQuota", "LimitRange", "LocalQueue", "ConfigMap"):
         assert {"research", "trial"} <= {each["metadata"]["namespace"] for each in by_kind(files, kind)}
-    quota = {each["metadata"]["namespace"]: each["spec"]["hard"] for each in by_kind(files, "ResourceQuota")}
-    assert quota["trial"]["requests.nvidia.com/gpu"] == "4"
-    assert quota["trial"]["count/pytorchjobs.kubeflow.org"] == "2"
+    quota = {
+        (each["metadata"]["namespace"], each["metadata"]["name"]): each["spec"]["hard"]
+        for each in by_kind(files, "ResourceQuota")
+    }
+    assert quota["trial", "team"]["requests.nvidia.com/gpu"] == "4"
+    assert quota["trial", "jobs"] == {"count/pytorchjobs.kubeflow.org": "2"}
 
 
 def test_a_limit_is_what_may_be_borrowed_at_most(root: Path) -> None:

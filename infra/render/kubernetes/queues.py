@@ -8,7 +8,7 @@ from typing import Any
 from infra.cluster import Cluster, Pool
 from infra.render.kubernetes.nodes import PREFIX, taints
 from infra.render.kubernetes.quotas import Quota, quotas, resources
-from infra.render.kubernetes.teams import UNITS, Object, documents
+from infra.render.kubernetes.teams import UNITS, Object, documents, object_
 from infra.render.text import origin, yaml
 
 API = "kueue.x-k8s.io/v1beta1"
@@ -20,9 +20,11 @@ def render(cluster: Cluster) -> dict[str, str]:
     rights = quotas(cluster)
     objects = [_flavor(pool) for pool in pools]
     objects += [_priority(cluster, name, qos.priority) for name, qos in cluster.spec.qos.items()]
-    for team in cluster.accounts:
+    for team, account in cluster.accounts.items():
         flavors = [_quota(pool, rights[team][pool.name]) for pool in pools]
         objects += [_cluster_queue(cluster, team, flavors), _local_queue(team)]
+        if account.max_submitted is not None:
+            objects.append(_count(team, account.max_submitted))
     content = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -91,3 +93,13 @@ def _local_queue(team: str) -> Object:
         "metadata": {"name": team, "namespace": team},
         "spec": {"clusterQueue": team},
     }
+
+
+def _count(team: str, jobs: int) -> Object:
+    """How many jobs a team may have, waiting ones too.
+
+    A quota of a kind that is newer than it refuses everything until the next resync, minutes later. So it comes
+    with the queues, when PyTorchJobs are known, and not with the team.
+    """
+    hard = {"count/pytorchjobs.kubeflow.org": str(jobs)}
+    return object_("v1", "ResourceQuota", "jobs", team, spec={"hard": hard})

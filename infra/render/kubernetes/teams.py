@@ -49,19 +49,19 @@ def _team(cluster: Cluster, team: str, account: AccountFile, rights: Quotas) -> 
         for mode in ("enforce", "audit", "warn")
         for part, value in (("", "restricted"), ("-version", SECURITY))
     }
-    namespace = _object("v1", "Namespace", team)
+    namespace = object_("v1", "Namespace", team)
     namespace["metadata"]["labels"] = {f"{PREFIX}/team": team, **levels}
     namespace["metadata"]["annotations"] = {f"{PREFIX}/description": account.description}
     return [
         namespace,
         _limits(cluster, team, account, rights),
-        _resource_quota(team, account, rights),
+        _resource_quota(team, rights),
         _limit_range(team),
         *_network(team),
     ]
 
 
-def _object(api: str, kind: str, name: str, namespace: str | None = None, **content: Any) -> Object:
+def object_(api: str, kind: str, name: str, namespace: str | None = None, **content: Any) -> Object:
     where = {"name": name} | ({"namespace": namespace} if namespace else {})
     return {"apiVersion": api, "kind": kind, "metadata": where, **content}
 
@@ -77,17 +77,15 @@ def _limits(cluster: Cluster, team: str, account: AccountFile, rights: Quotas) -
         key = name.replace("/", "_")
         data[f"most.{key}"] = f"{most(rights, team)[name]}{UNITS.get(name, '')}"
         data[f"pod.{key}"] = f"{biggest[name]}{UNITS.get(name, '')}"
-    return _object("v1", "ConfigMap", "slipway-queue", team, data=data)
+    return object_("v1", "ConfigMap", "slipway-queue", team, data=data)
 
 
-def _resource_quota(team: str, account: AccountFile, rights: Quotas) -> Object:
+def _resource_quota(team: str, rights: Quotas) -> Object:
     hard: dict[str, str] = {}
     for name, amount in most(rights, team).items():
         hard[f"requests.{name}"] = f"{amount}{UNITS.get(name, '')}"
-    if account.max_submitted is not None:
-        hard["count/pytorchjobs.kubeflow.org"] = str(account.max_submitted)
     hard["services.nodeports"] = hard["services.loadbalancers"] = "0"  # nothing of a job is for outside
-    return _object("v1", "ResourceQuota", "team", team, spec={"hard": hard})
+    return object_("v1", "ResourceQuota", "team", team, spec={"hard": hard})
 
 
 def _limit_range(team: str) -> Object:
@@ -97,7 +95,7 @@ def _limit_range(team: str) -> Object:
         "defaultRequest": {"cpu": "100m", "memory": "64Mi"},
         "default": {"cpu": "1", "memory": "1Gi"},
     }
-    return _object("v1", "LimitRange", "defaults", team, spec={"limits": [limit]})
+    return object_("v1", "LimitRange", "defaults", team, spec={"limits": [limit]})
 
 
 def _network(team: str) -> list[Object]:
@@ -114,8 +112,8 @@ def _network(team: str) -> list[Object]:
     }
     both = ["Ingress", "Egress"]
     return [
-        _object(api, "NetworkPolicy", "deny-all", team, spec={"podSelector": {}, "policyTypes": both}),
-        _object(
+        object_(api, "NetworkPolicy", "deny-all", team, spec={"podSelector": {}, "policyTypes": both}),
+        object_(
             api,
             "NetworkPolicy",
             "names",
@@ -132,7 +130,7 @@ def _network(team: str) -> list[Object]:
             },
         ),
         # A policy cannot say "of the same job": a selector compares with a fixed value. So it is jobs of the team.
-        _object(
+        object_(
             api,
             "NetworkPolicy",
             "jobs",
@@ -153,7 +151,7 @@ def _network(team: str) -> list[Object]:
 def _priorities(cluster: Cluster) -> list[Object]:
     """A priority class of pods for each QOS. It never preempts: Kueue does, and whole jobs."""
     return [
-        _object(
+        object_(
             "scheduling.k8s.io/v1",
             "PriorityClass",
             name,
