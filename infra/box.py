@@ -11,6 +11,8 @@ from infra.buildonce import only_one
 from infra.paths import cache
 from infra.process import logged
 
+RECIPE = Path(__file__).read_text()  # this module is an input of what is made in its containers
+
 
 @dataclass(frozen=True)
 class Box:

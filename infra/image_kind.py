@@ -11,7 +11,7 @@ from infra import box, engine, image_base, image_kube, programs
 from infra.image_node import SETTINGS
 from infra.paths import cache
 
-RECIPE = Path(__file__).read_text() + image_kube.RECIPE  # both modules are inputs of what they make
+RECIPE = Path(__file__).read_text() + image_kube.RECIPE  # all are inputs of what they make
 FIRST = "/usr/libexec/slipway/kind-entrypoint"
 VERSION = "kind/version"  # where kind reads which Kubernetes this is
 

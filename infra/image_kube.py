@@ -22,7 +22,7 @@ from infra import box, engine, golang, image_base, programs
 from infra.errors import Failure
 from infra.machine import read_machine
 
-RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
+RECIPE = Path(__file__).read_text() + box.RECIPE  # both modules are inputs of what they make
 REGISTRY = (
     "slipway.local"  # a name that no one resolves: an image is in the node, or the pod says that it is not
 )

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import golang
+from infra import engine, golang
 from infra.buildonce import content_hash, only_one
 from infra.errors import Failure
 from infra.paths import CHECKOUT, cache
@@ -25,6 +25,7 @@ from infra.progress import Step
 FLAGS = ("-trimpath", "-buildvcs=false")
 # Static: built on any host, runs in any image.
 ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+GIB = 5.0  # on the disk of the caches, of which Kubernetes, the largest, fills most
 UPSTREAM = "upstream"  # beside a program's files: folders of its module, such as manifests
 
 
@@ -204,6 +205,7 @@ def in_background(names: Sequence[str], root: Path = CHECKOUT) -> Iterator[Backg
 
 def _build(program: Program, root: Path, final: Path, step: Step) -> None:
     here = source(program.name, root)
+    engine.need_disk(cache(), GIB, f"building {program.name}")
     go, environment = golang.ensure(golang.wanted(here / "go.mod"), step)
     part = final.with_name(f".{final.name}.part")
     part.mkdir(parents=True, exist_ok=True)
