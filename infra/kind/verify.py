@@ -50,6 +50,10 @@ def checks(kind: Kind) -> Iterator[tuple[str, str]]:
         active = [c for c in queue.get("status", {}).get("conditions", []) if c["type"] == "Active"]
         fine = bool(active) and active[0]["status"] == "True"
         yield f"queue {name(queue)}", "" if fine else json.dumps(active and active[0].get("message"))
+    for quota in kind.get("resourcequotas", "--all-namespaces"):
+        where, used = quota["metadata"]["namespace"], quota.get("status", {}).get("used", {})
+        missing = sorted(quota["spec"]["hard"].keys() - used.keys())
+        yield f"quota of {where}", f"not counted yet: {', '.join(missing)}" if missing else ""
     for claim in kind.get("persistentvolumeclaims", "--all-namespaces"):
         phase = claim.get("status", {}).get("phase")
         yield f"volume {claim['metadata']['namespace']}/{name(claim)}", "" if phase == "Bound" else str(phase)
