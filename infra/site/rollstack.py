@@ -7,7 +7,7 @@ machine has to be made again, the node is drained before.
 from concurrent.futures import ThreadPoolExecutor
 
 from infra import hostlist
-from infra.errors import Failure
+from infra.errors import Mistake
 from infra.progress import step
 from infra.site.site import Site
 
@@ -33,12 +33,14 @@ def roll(site: Site, *, requeue: bool) -> bool:
     from infra.site.up import configure, report
 
     names = waiting(site)
+    made_again = site.cluster.place == "docker"  # a container's mounts are made with it
+    if made_again and site.controller in names:
+        raise Mistake(
+            f"{site.cluster.file}: services.login: {site.controller} holds slurmctld's state, so it cannot be"
+            " made again for another stack; give logins a machine of their own"
+        )
     for name in names:
-        if site.cluster.place == "docker":  # a container's mounts are made with it
-            if name == site.controller:
-                raise Failure(
-                    f"{name} holds the database and mounts stacks: it cannot be made again; use another login"
-                )
+        if made_again:
             replace.again(site, name, requeue=requeue)
             continue
         with step(name) as this:
