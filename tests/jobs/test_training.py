@@ -96,10 +96,11 @@ def test_a_warning_during_the_start_is_kept_until_the_worker_can_act_on_it(
 
 
 def blocks_the_warning(process: int) -> bool:
-    """Whether a process has SIGUSR2 in its mask of blocked signals: torchrun's first act."""
+    """Whether a process blocks SIGUSR2: torchrun's first act. Before it is a program of its own it blocks all."""
     status = Path(f"/proc/{process}/status").read_text()
     blocked = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
-    return bool(int(blocked.split()[1], 16) >> (signal.SIGUSR2 - 1) & 1)
+    mask = int(blocked.split()[1], 16)
+    return bool(mask >> (signal.SIGUSR2 - 1) & 1) and not mask >> (signal.SIGTERM - 1) & 1
 
 
 def test_one_rank_told_to_end_takes_the_others_with_it_after_a_save(trainer: Trainer) -> None:
@@ -137,6 +138,34 @@ def test_killed_without_warning_it_resumes_and_ends_bit_by_bit_the_same(
     assert summary["resumed_from"] in (50, 100, 150, 200, 250, 300, 350)
     assert trainer.losses() == undisturbed.losses()
     assert len((trainer.folder / "attempts.jsonl").read_text().splitlines()) == 2
+
+
+def test_in_a_pod_every_end_but_success_and_mistakes_asks_for_another_start(
+    trainer: Trainer, undisturbed: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """143 from the pod that was told to end, and from one whose ranks were told by their peers."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    process = trainer.start(2)
+    trainer.reaches(60, process)
+    os.kill(trainer.workers(process)[-1], signal.SIGTERM)  # to torchrun it is as if it came from elsewhere
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert "to be started again, if the job is still wanted" in output
+
+    process = trainer.start(2)
+    trainer.reaches(200, process)
+    os.kill(trainer.workers(process)[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+
+    assert "start 3" in trainer.spread(2)
+    assert trainer.losses() == undisturbed.losses()
+    assert json.loads((trainer.folder / "summary.json").read_text())["restarts"] == 2
+
+    process = trainer.start(3)  # which do not split the batch; the completed run is moved aside before
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert len(list(trainer.folder.parent.glob("run-until-*/summary.json"))) == 1
 
 
 def test_a_mistake_ends_with_one_line_and_exit_code_2(trainer: Trainer) -> None:
