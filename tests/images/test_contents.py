@@ -18,7 +18,7 @@ from infra.progress import Step
 
 TESTED = {"real": ["images and their locks", "Debian 13", "x86_64"]}
 
-IMAGES = ("base", "node", "stack-cuda13", "kind-node")
+IMAGES = ("base", "node", "stack-cuda13", pytest.param("kind-node", marks=pytest.mark.kind))
 
 
 @pytest.fixture(scope="module", params=IMAGES)
@@ -132,6 +132,7 @@ def test_node_has_what_a_cluster_counts_on(built: dict[str, Target]) -> None:
     assert ids == ["64030", "399", "398", "397"]
 
 
+@pytest.mark.kind
 def test_kind_node_is_the_kubernetes_that_it_says(built: dict[str, Target]) -> None:
     said = in_image(built["kind-node"], "cat /kind/version").strip()
     assert said == programs.version("kubernetes")
@@ -141,6 +142,7 @@ def test_kind_node_is_the_kubernetes_that_it_says(built: dict[str, Target]) -> N
     assert " 1.7." in versions and "systemd 257" in versions
 
 
+@pytest.mark.kind
 def test_kind_node_has_the_image_of_every_component_and_no_pod_asks_for_another(
     built: dict[str, Target],
 ) -> None:
@@ -158,11 +160,13 @@ def test_kind_node_has_the_image_of_every_component_and_no_pod_asks_for_another(
     assert len(asked) == 3 and set(asked) <= images
 
 
+@pytest.mark.kind
 def test_layers_of_kind_node_are_not_copied_into_every_node(built: dict[str, Target]) -> None:
     kilobytes = in_image(built["kind-node"], "du -s /var/lib/containerd /kind/layers").split()
     assert int(kilobytes[0]) < 2_000 < 500_000 < int(kilobytes[2])
 
 
+@pytest.mark.kind
 def test_programs_in_component_images_are_those_that_were_built(built: dict[str, Target]) -> None:
     listed = in_image(built["kind-node"], "sha256sum /kind/layers/*/fs/usr/local/bin/*")
     inside = {Path(line.split()[1]).name: line.split()[0] for line in listed.splitlines()}
