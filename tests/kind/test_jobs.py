@@ -74,13 +74,12 @@ def no_queue(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (too_much_memory, "memory"),
-        (as_root, "root"),
-        (privileged, "privileged"),
-        (unknown_queue, "nobody"),
-        (no_queue, "queue"),
+        pytest.param(too_much_memory, "memory", id="too much memory"),
+        pytest.param(as_root, "root", id="as root"),
+        pytest.param(privileged, "privileged", id="privileged"),
+        pytest.param(unknown_queue, "nobody", id="unknown queue"),
+        pytest.param(no_queue, "queue", id="no queue"),
     ],
-    ids=lambda each: getattr(each, "__name__", ""),
 )
 def test_a_job_that_may_not_run_is_refused_with_the_reason(
     kind: Trial, change: Callable[[dict[str, Any]], None], says: str

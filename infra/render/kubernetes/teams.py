@@ -81,9 +81,13 @@ def _limits(cluster: Cluster, team: str, account: AccountFile, rights: Quotas) -
 
 
 def _resource_quota(team: str, rights: Quotas) -> Object:
+    """Twice what Kueue gives: a pod that ends is still counted while the next one is made.
+
+    With less, the operator would be refused that pod, and try again only after more than a minute.
+    """
     hard: dict[str, str] = {}
     for name, amount in most(rights, team).items():
-        hard[f"requests.{name}"] = f"{amount}{UNITS.get(name, '')}"
+        hard[f"requests.{name}"] = f"{2 * amount}{UNITS.get(name, '')}"
     hard["services.nodeports"] = hard["services.loadbalancers"] = "0"  # nothing of a job is for outside
     return object_("v1", "ResourceQuota", "team", team, spec={"hard": hard})
 
