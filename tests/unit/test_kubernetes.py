@@ -128,7 +128,7 @@ def test_every_team_is_closed_and_restricted(root: Path) -> None:
         (each["metadata"]["namespace"], each["metadata"]["name"]): each["spec"]["hard"]
         for each in by_kind(files, "ResourceQuota")
     }
-    assert quota["trial", "team"]["requests.nvidia.com/gpu"] == "4"
+    assert quota["trial", "team"]["requests.nvidia.com/gpu"] == "8"  # twice what Kueue gives
     assert quota["trial", "jobs"] == {"count/pytorchjobs.kubeflow.org": "2"}
 
 
