@@ -75,5 +75,7 @@ def tree(scratch: Path, nodes: int = 0) -> Path:
             "services: {hardware: cpu-epyc-2s}\n"
             f'pools:\n  gpu: {{hardware: h100-sxm-8x, count: {nodes}, partition: gpu, nodes: "{hosts}"}}\n'
             "partitions:\n  gpu: {default: true}\n"
+            "qos:\n  normal: {priority: 100}\n"
+            "accounts:\n  research: {description: Model training, qos: [normal]}\n"
         )
     return scratch

@@ -1,9 +1,9 @@
 """The command line: what it prints for people and for machines, and how fast it starts."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,16 +46,19 @@ def test_help_imports_nothing_that_is_slow() -> None:
 
 
 def test_start_up_costs_little_more_than_python_with_typer() -> None:
+    """In seconds of processor time, which other work on this machine does not change."""
+
     def best(*words: str) -> float:
         times = []
         for _ in range(5):
-            begin = time.perf_counter()
+            begin = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, *words], cwd=CHECKOUT, capture_output=True, check=True)
-            times.append(time.perf_counter() - begin)
+            end = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime)
         return min(times)
 
     ours, typer = best("-m", "infra", "--help"), best("-c", "import typer.main")
-    assert ours < typer + 0.15
+    assert ours < 2 * typer
 
 
 def test_check_says_what_is_right(infra) -> None:  # type: ignore[no-untyped-def]
