@@ -16,9 +16,17 @@ def test_of_two_jobs_that_do_not_fit_together_one_waits_whole(kind: Trial) -> No
     (running,) = [run for run in (first, second) if run.id != waiting.id]
     until("the reason", lambda: kind.waits(waiting.id).startswith("quota: "))
     assert any(each["job"] == waiting.id for each in jobs_waiting(kind))
-    while kind.look(running.id).state == "RUNNING":
-        assert kind.pods(waiting.id) == [], "none of its pods is there while it waits"
-        time.sleep(2)
+    looked = 0
+    while True:
+        pods = kind.pods(waiting.id)
+        if (
+            kind.look(running.id).state != "RUNNING"
+        ):  # asked after the pods were: they may be there since then
+            break
+        assert pods == [], "none of its pods is there while it waits"
+        looked += 1
+        time.sleep(1)
+    assert looked > 3
     kind.finish(running)
     kind.finish(waiting)
 
