@@ -44,8 +44,11 @@ def _kind(document: str) -> str:
     return found[1] if found else ""
 
 
-def deploy(kind: Kind, this: Step) -> None:
-    """Apply build/<cluster>/kubernetes and wait until all of it works. Raises Failure with what does not."""
+def deploy(kind: Kind, this: Step) -> list[str]:
+    """Apply build/<cluster>/kubernetes and wait until all of it works. Raises Failure with what does not.
+
+    Returns the names of all services, for `missing`.
+    """
     this.doing("namespaces and resource definitions")
     copy_upstream(kind.manifests)
     stages = Stages.of(_built(kind, kind.manifests))
@@ -57,8 +60,20 @@ def deploy(kind: Kind, this: Step) -> None:
     this.doing("queues")
     queues = _built(kind, kind.manifests / "queues")
     _until(lambda: kind.apply(queues), "applying queues")
-    deployed = [each for each in workloads(kind) if each["kind"] == "Deployment"]
-    this.did(" · ".join(name(each) for each in deployed if name(each) != "coredns"))
+    deployed = workloads(kind)
+    shown = [name(each) for each in deployed if each["kind"] == "Deployment" and name(each) != "coredns"]
+    this.did(" · ".join(shown))
+    return [_full(each) for each in deployed]
+
+
+def missing(kind: Kind, services: list[str]) -> list[str]:
+    """Which of the services that were deployed somebody has removed."""
+    there = {_full(each) for each in workloads(kind)}
+    return [service for service in services if service not in there]
+
+
+def _full(each: dict[str, Any]) -> str:
+    return f"{each['kind']} {each['metadata']['namespace']}/{name(each)}"
 
 
 def _built(kind: Kind, folder: Path) -> str:

@@ -1,6 +1,6 @@
 """What has been reached with a kind cluster, so that the next run goes on from there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from infra import prove
@@ -13,3 +13,4 @@ class Done(prove.Done):
     FILE: ClassVar[str] = "kind-state.json"
 
     created: str = ""  # hash of kind's configuration and the node image, once kind had made the cluster
+    services: list[str] = field(default_factory=list)  # deployments and daemon sets that were deployed

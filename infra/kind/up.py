@@ -55,9 +55,9 @@ def up(cluster: Cluster, manifest: str) -> None:
         built |= images.ensure(["kind-node"], this)
     with step("cluster") as this:
         done = _start(kind, built, this)
-    if done.applied != _applied(kind):
+    if done.applied != _applied(kind) or deploy.missing(kind, done.services):
         with step("deploy") as this:
-            deploy.deploy(kind, this)
+            done.services = deploy.deploy(kind, this)
         done.applied, done.verified = _applied(kind), False
         done.save(kind.folder)
     if not done.verified:
@@ -88,7 +88,7 @@ def _nothing_to_do(kind: Kind, manifest: str) -> bool:
     if len(there) != 1 + len(kind.workers) or any(container.state != "running" for container in there):
         return False
     try:
-        return not any(reason(node) for node in kind.get("nodes"))
+        return not any(reason(node) for node in kind.get("nodes")) and not deploy.missing(kind, done.services)
     except Failure:
         return False
 

@@ -22,7 +22,6 @@ def test_it_ends_with_a_model_that_learned(kind: Trial) -> None:
     assert bits["validation"] < bits["bigram"] < bits["unigram"]
     assert summary["world_size"] == 2
     assert len(summary["hosts"]) == 2
-    assert "so it learned" in kind.first.stdout or "nothing to change" in kind.first.stdout
 
 
 def test_a_second_run_changes_nothing_and_says_so(kind: Trial) -> None:
