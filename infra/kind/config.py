@@ -62,15 +62,20 @@ def merged(text: str, ours: str) -> str:
 
 
 def without(text: str, name: str) -> str:
-    """`text` without the cluster, context and user called `name`; empty when no cluster is left."""
+    """`text` without the cluster, context and user called `name`, and without keys that are empty then.
+
+    Empty when no cluster is left.
+    """
     data = _yaml().load(text) if text.strip() else None
     if data is None:
         return ""
     for key in LISTS:
         for entry in [each for each in data.get(key) or [] if each["name"] == name]:
             data[key].remove(entry)
-    if data.get("current-context") == name:
-        data["current-context"] = ""
+        if not data.get(key):
+            data.pop(key, None)
+    if data.get("current-context") in (name, ""):
+        del data["current-context"]
     return _text(data) if any(data.get(key) for key in LISTS) else ""
 
 

@@ -20,6 +20,6 @@ def untracked() -> set[str]:
 def test_the_commands_of_a_page_work_and_leave_nothing_behind(kind: Trial, page: docs.Page) -> None:
     before = untracked()
     env = {key: value for key, value in kind.env.items() if key != "KUBECONFIG"}
-    failed = docs.run(docs.about(page, kind.file.relative_to(CHECKOUT), "kind"), CHECKOUT, env)
+    failed = docs.run(docs.about(page, kind.file.relative_to(CHECKOUT), "kind"), CHECKOUT, env, 1800)
     assert failed is None, str(failed)
     assert untracked() <= before, "files that the page should remove, or write to runs/ or build/"

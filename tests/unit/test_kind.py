@@ -47,6 +47,11 @@ users:
 """
 
 
+def test_a_kubeconfig_without_all_keys_is_the_same_afterwards() -> None:
+    alone = "apiVersion: v1\nkind: Config\nclusters:\n- cluster:\n    server: https://mine\n  name: mine\n"
+    assert config.without(config.merged(alone, OURS), "kind-slipway-x") == alone
+
+
 def test_a_kubeconfig_is_added_to_and_taken_out_again_without_a_trace() -> None:
     both = config.merged(THEIRS, OURS)
     assert "kind-slipway-x" in both
