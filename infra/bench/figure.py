@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-TIMES = ("s", "ms")  # units of which less is better
+COSTS = ("s", "ms", "MiB", "GiB")  # units of which less is better
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Figure:
 
     @property
     def reached(self) -> float | None:
-        """1 is the limit reached, more is better: limit / value for times, value / limit for rates."""
+        """1 is the limit reached, more is better: limit / value for times and sizes, value / limit for rates."""
         if not self.limit:
             return None
-        return self.limit / self.value if self.unit in TIMES else self.value / self.limit
+        return self.limit / self.value if self.unit in COSTS else self.value / self.limit
 
     def line(self) -> str:
         """As a terminal shows it."""

@@ -1,6 +1,6 @@
 """Where measurements happen: a copy of the checkout below build/.bench, and in it a cluster called `bench`.
 
-Clusters of machines are called `bench-site` and `bench-many`.
+Clusters of machines are called `bench-site` and `bench-many`, that of Kubernetes `bench-kind`.
 
 So nothing of the user's is in the way or at risk: not the running lab, not runs/, and in a fresh world, which
 begins with an empty cache and builds images under a name of its own, neither the cache nor the images.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from infra import engine, images, paths
 from infra.errors import Failure
+from infra.kind.cluster import LABEL, Kind
 from infra.lab import down, trial
 from infra.lab.compose import Project
 from infra.load import load_cluster
@@ -28,9 +29,21 @@ from infra.progress import Step
 
 NAME = "bench"
 SITE, MANY = "bench-site", "bench-many"  # clusters of machines; the second belongs to the checkout itself
+KIND = "bench-kind"  # the cluster of Kubernetes
 REPOSITORY = "slipway-bench"  # of the images that a fresh world builds
 FOLDER = paths.CHECKOUT / "build" / f".{NAME}"  # no cluster's name begins with a dot
 CACHES = ("UV_CACHE_DIR", "PIP_CACHE_DIR")  # they would lead out of a fresh world's cache
+
+
+@dataclass(frozen=True)
+class Elsewhere(Kind):
+    """The kind cluster of a copy of the checkout."""
+
+    checkout: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.checkout / "build" / self.cluster.name
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,27 @@ class World:
         down.remove(self.project, volumes=True)
         shutil.rmtree(self.checkout / "build" / NAME, ignore_errors=True)
         shutil.rmtree(self.checkout / "runs", ignore_errors=True)
+
+    @property
+    def kind(self) -> Kind:
+        """The cluster of Kubernetes, up or not; its file is clusters/kind.yaml under another name."""
+        file = trial.cluster_file(KIND, self.checkout, like="kind")
+        return Elsewhere(load_cluster(file, root=self.checkout), self.checkout)
+
+    def make_kind(self, *words: str) -> str:
+        """`make WORDS` for that cluster."""
+        return self.make(*words, f"CLUSTER={self.checkout / 'build' / f'{KIND}.yaml'}")
+
+    def kind_up(self) -> Kind:
+        """The cluster of Kubernetes, which is up."""
+        kind = self.kind
+        self.make_kind("cluster-up", "JOB=")
+        return kind
+
+    def down_kind(self) -> None:
+        """Remove the cluster of Kubernetes, with everything that is kept of it."""
+        remove_kind()
+        _remove_tree(self.checkout / "build" / KIND)
 
     def down_machines(self) -> None:
         """Remove the cluster of machines, with everything that is kept of it."""
@@ -165,6 +199,8 @@ def _no_foreign_machines() -> None:
     for name, folder in ((SITE, FOLDER / "checkout" / "build" / SITE), (MANY, paths.build(MANY))):
         if _labelled("container", name) and not (folder / "state").exists():
             raise Failure(f"machines of a cluster called '{name}' run from elsewhere: wait for their end")
+    if _kind_containers() and not (FOLDER / "checkout" / "build" / KIND / "kind.yaml").exists():
+        raise Failure(f"a cluster called '{KIND}' runs from elsewhere: wait for its end")
 
 
 def remove_machines(name: str) -> None:
@@ -174,6 +210,19 @@ def remove_machines(name: str) -> None:
         if found:
             words = ["docker", kind, "rm", *(["--force", "--volumes"] if kind == "container" else [])]
             output([*words, *found])
+
+
+def remove_kind() -> None:
+    """Remove everything that Docker has of the cluster of Kubernetes."""
+    for container in _kind_containers():
+        engine.remove_container(container)
+    label = f"label={LABEL}=slipway-{KIND}"
+    for network in output(["docker", "network", "ls", "--quiet", "--filter", label]).split():
+        output(["docker", "network", "rm", network])
+
+
+def _kind_containers() -> list[str]:
+    return output(["docker", "ps", "-aq", "--filter", f"label={LABEL}=slipway-{KIND}"]).split()
 
 
 def _labelled(kind: str, name: str) -> list[str]:
@@ -231,6 +280,7 @@ def _remove() -> None:
     assert engine.REPOSITORY != REPOSITORY, "SLIPWAY_REPOSITORY names the images that bench removes"
     down.remove(Project(NAME), volumes=True)
     remove_machines(SITE)
+    remove_kind()
     listed = ["docker", "image", "ls", "--filter", f"reference={REPOSITORY}/*"]
     tags = output([*listed, "--format", "{{.Repository}}:{{.Tag}}"]).split()
     for tag in tags:  # an interrupted build leaves its container

@@ -1,0 +1,203 @@
+"""Machines that are not there: kwok plays a thousand nodes of a real cluster, and the pods of jobs on them.
+
+Node, team, queue and priorities are rendered from a cluster file, as those of every cluster are; all of them are
+called `scale`, and so are beside those of the cluster that carries them. The jobs are k8s/pytorchjob.yaml with
+eight GPUs a pod. Control plane, operator and Kueue are real, and work as they would for real machines.
+"""
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from infra import programs
+from infra.bench.render import tree
+from infra.cluster import Cluster
+from infra.errors import Failure
+from infra.kind.cluster import Kind
+from infra.kind.facts import ready
+from infra.kind.job import DEFAULT
+from infra.lab.trial import until
+from infra.load import load_cluster
+from infra.paths import CHECKOUT
+from infra.progress import Step
+from infra.render.kubernetes import nodes as rendered
+from infra.render.kubernetes import queues, teams
+from infra.render.kubernetes.quotas import capacity, resources
+from infra.render.kubernetes.teams import UNITS
+
+NAME = "scale"
+LABEL = "slipway.dev/played=kwok"
+MOST = 2000  # nodes: each gets 16 addresses of the upper half of the pod network
+TAINT = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
+PRIORITIES = ("scale-low", "scale-normal", "scale-high")
+GPU, GPUS = "nvidia.com/gpu", 8  # of a pod: a whole node
+PODS = 2  # of a job
+FILE = """\
+name: scale
+description: {nodes} machines that kwok plays
+place: metal
+schedulers: [kubernetes]
+services: {{hardware: cpu-epyc-2s}}
+pools:
+  scale: {{hardware: h100-sxm-8x, count: {nodes}, nodes: "fake[1-{nodes}]"}}
+qos:
+  scale-low: {{priority: 1}}
+  scale-normal: {{priority: 100}}
+  scale-high: {{priority: 1000}}
+accounts:
+  scale: {{description: Jobs of machines that are not there, qos: [scale-low, scale-normal, scale-high]}}
+"""
+# What kwok does to a node and to a pod, of the files that come with it: ready at once, gone when it should go.
+STAGES = (
+    "stage/node/fast/node-initialize.yaml",
+    "stage/node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
+    "stage/pod/fast/pod-ready.yaml",
+    "stage/pod/fast/pod-delete.yaml",
+)
+# Each node's lease is renewed four times in this. Kubelets do it every 10 s; what renews a thousand on one machine
+# would be measured with the rest. A node whose lease stays for 40 s is taken for dead.
+LEASE_S = 100
+
+Object = dict[str, Any]
+
+
+@contextmanager
+def played(kind: Kind, count: int, this: Step) -> Iterator[Cluster]:
+    """`count` nodes in the cluster `kind`, with a team and a queue that may use nothing yet; removed at the end."""
+    cluster = load(count)
+    with _kwok(kind, this):
+        remove(kind)  # what a killed one has left
+        try:
+            this.doing(f"{count} nodes")
+            create(kind, [node(cluster, number) for number in range(count)], "nodes")
+            until(f"{count} nodes", lambda: _ready(kind) == count, 300, every_s=2)
+            kind.apply("---\n".join(teams.render(cluster)[name] for name in teams.NAMES))
+            kind.apply(queues.render(cluster)["kubernetes/queues/queues.yaml"])
+            allow(kind, cluster, 0)
+            yield cluster
+        finally:
+            this.doing("removing nodes and jobs")
+            remove(kind)
+
+
+def load(count: int) -> Cluster:
+    """The cluster file with so many nodes."""
+    assert count <= MOST, f"{count} nodes: no addresses for more than {MOST}"
+    with tempfile.TemporaryDirectory() as scratch:
+        root = tree(Path(scratch))
+        (root / "clusters" / f"{NAME}.yaml").write_text(FILE.format(nodes=count))
+        return load_cluster(f"clusters/{NAME}.yaml", root=root)
+
+
+def node(cluster: Cluster, number: int) -> Object:
+    """A node as its kubelet would announce it, but without `kubernetes.io/os`: no daemon set is for it."""
+    (pool,) = cluster.pools
+    name = pool.nodes[number]
+    key, value = LABEL.split("=")
+    has = {what: f"{amount}{UNITS.get(what, '')}" for what, amount in capacity(pool, 1).items()} | {
+        "pods": "110"
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": {**rendered.labels(pool), "kubernetes.io/hostname": name, key: value},
+        },
+        "spec": {
+            "podCIDR": f"10.244.{128 + number // 16}.{number % 16 * 16}/28",
+            "taints": [*rendered.taints(pool), TAINT],
+        },
+        "status": {"capacity": has, "allocatable": has},
+    }
+
+
+def job(name: str, priority: str) -> Object:
+    """k8s/pytorchjob.yaml on two whole nodes, without the volumes, which no one would mount."""
+    data: Object = json.loads(json.dumps(YAML(typ="safe").load((CHECKOUT / DEFAULT).read_text())))
+    data["metadata"]["name"], data["metadata"]["namespace"] = name, NAME
+    data["metadata"]["labels"] = {
+        "kueue.x-k8s.io/queue-name": NAME,
+        "kueue.x-k8s.io/priority-class": priority,
+    }
+    data["spec"]["runPolicy"].pop("activeDeadlineSeconds")  # they run until they are removed
+    for replica in data["spec"]["pytorchReplicaSpecs"].values():
+        pod = replica["template"]["spec"]
+        pod["priorityClassName"] = priority
+        pod["tolerations"].append({"key": TAINT["key"], "operator": "Exists"})
+        for spread in pod["topologySpreadConstraints"]:
+            spread["labelSelector"]["matchLabels"] = {"training.kubeflow.org/job-name": name}
+        gone = {volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume}
+        pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] not in gone]
+        (container,) = pod["containers"]
+        container["volumeMounts"] = [each for each in container["volumeMounts"] if each["name"] not in gone]
+        for amounts in container["resources"].values():
+            amounts[GPU] = GPUS
+    return data
+
+
+def jobs(first: int, last: int) -> list[Object]:
+    """Jobs number `first` up to, not with, `last`: by turns of low, normal and high priority."""
+    return [job(f"fake-{number:04d}", PRIORITIES[number % len(PRIORITIES)]) for number in range(first, last)]
+
+
+def create(kind: Kind, objects: Sequence[Object], what: str) -> None:
+    """`kubectl create` of all of them, one request each."""
+    file = kind.folder / f"{NAME}-{what}.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+    kind.kubectl("create", "--filename", file, "--output=name")
+    file.unlink()
+
+
+def allow(kind: Kind, cluster: Cluster, gpus: int) -> float:
+    """Let the queue have so many GPUs at once; returns when that was asked for, in Unix seconds."""
+    place = resources(cluster).index(GPU)
+    path = f"/spec/resourceGroups/0/flavors/0/resources/{place}/nominalQuota"
+    patch = [{"op": "replace", "path": path, "value": str(gpus)}]
+    begin = time.time()
+    kind.kubectl("patch", "clusterqueue", NAME, "--type=json", "--patch", json.dumps(patch))
+    return begin
+
+
+def remove(kind: Kind) -> None:
+    """Remove everything that is called `scale`, and the nodes. kwok must run, which lets pods go."""
+    gone = ("delete", "--ignore-not-found", "--wait", "--timeout=600s")
+    kind.kubectl(*gone, "namespace", NAME)
+    kind.kubectl(*gone, "clusterqueue", NAME)
+    kind.kubectl(*gone, "resourceflavor", NAME)
+    for priority in PRIORITIES:
+        kind.kubectl(*gone, "workloadpriorityclass,priorityclass", priority)
+    kind.kubectl(*gone, "nodes", "--selector", LABEL)
+
+
+def _ready(kind: Kind) -> int:
+    return sum(ready(each) for each in kind.get("nodes", "--selector", LABEL))
+
+
+@contextmanager
+def _kwok(kind: Kind, this: Step) -> Iterator[None]:
+    """kwok on this machine, for as long as the block takes."""
+    folder = programs.ensure("kwok", this)
+    log = kind.folder / "logs" / "kwok.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    stages = [f"--config={folder / programs.UPSTREAM / 'kustomize' / stage}" for stage in STAGES]
+    words = [str(folder / "kwok"), f"--kubeconfig={kind.kubeconfig}", *stages]
+    words += [f"--manage-nodes-with-label-selector={LABEL}", f"--node-lease-duration-seconds={LEASE_S}"]
+    with log.open("w") as file:
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        time.sleep(1)
+        if process.poll() is not None:
+            said = log.read_text().strip().splitlines()
+            raise Failure(f"kwok has ended ({process.returncode}): {said[-1] if said else ''}\n  log: {log}")
+        yield
+    finally:
+        process.terminate()
+        process.wait()
