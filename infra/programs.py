@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,15 @@ class Program:
     @property
     def files(self) -> tuple[str, ...]:
         return tuple(package.rsplit("/", 1)[-1] for package in self.packages)
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a build of a program took."""
+
+    seconds: float
+    downloaded: int  # modules; none that another program or build had before
+    compiled: int  # packages, likewise
 
 
 KUBERNETES = ("kubelet", "kubeadm", "kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -203,26 +213,54 @@ def in_background(names: Sequence[str], root: Path = CHECKOUT) -> Iterator[Backg
         background.stop()
 
 
+def compile_anew(name: str, into: Path, step: Step) -> None:
+    """Compile the program into the folder `into` as on a machine where nothing was ever compiled, for its time."""
+    empty = into / "cache"
+    empty.mkdir(parents=True)
+    _compile(PROGRAMS[name], CHECKOUT, into, step, GOCACHE=str(empty))
+
+
+def took(name: str) -> Took | None:
+    """What the last build of the program took; None when there is no record of one."""
+    try:
+        said = log(name).read_text()
+    except FileNotFoundError:
+        return None
+    found = re.search(
+        r"^# took ([\d.]+) s: (\d+) modules downloaded, (\d+) packages compiled$", said, re.MULTILINE
+    )
+    return Took(float(found[1]), int(found[2]), int(found[3])) if found else None
+
+
 def _build(program: Program, root: Path, final: Path, step: Step) -> None:
-    here = source(program.name, root)
     engine.need_disk(cache(), GIB, f"building {program.name}")
-    go, environment = golang.ensure(golang.wanted(here / "go.mod"), step)
     part = final.with_name(f".{final.name}.part")
     part.mkdir(parents=True, exist_ok=True)
-    number = version(program.name, root)
-    link = " ".join(["-s -w", *(f"-X {name}={_of(name, number)}" for name in program.version_variables)])
-    command = [str(go), "build", "-v", *FLAGS, "-ldflags", link, "-o", f"{part}/", *program.packages]
-    _run(command, here, os.environ | ENVIRONMENT | environment, program.name, step)
-    missing = [name for name in program.files if not (part / name).is_file()]
-    if missing:
-        raise Failure(f"go build made no {', '.join(missing)}\n  log: {log(program.name)}")
+    go, environment = _compile(program, root, part, step)
     if program.upstream:
         where = output(
-            [go, "list", "-m", "-f", "{{.Dir}}", program.module], cwd=here, env=ENVIRONMENT | environment
+            [go, "list", "-m", "-f", "{{.Dir}}", program.module],
+            cwd=source(program.name, root),
+            env=environment,
         )
         for name in program.upstream:
             _copy(Path(where) / name, part / UPSTREAM / name)
     part.rename(final)
+
+
+def _compile(program: Program, root: Path, into: Path, step: Step, **own: str) -> tuple[Path, dict[str, str]]:
+    """The program's files into a folder; returns the go command and the environment that made them."""
+    here = source(program.name, root)
+    go, environment = golang.ensure(golang.wanted(here / "go.mod"), step)
+    environment = ENVIRONMENT | environment | own
+    number = version(program.name, root)
+    link = " ".join(["-s -w", *(f"-X {name}={_of(name, number)}" for name in program.version_variables)])
+    command = [str(go), "build", "-v", *FLAGS, "-ldflags", link, "-o", f"{into}/", *program.packages]
+    _run(command, here, os.environ | environment, program.name, step)
+    missing = [name for name in program.files if not (into / name).is_file()]
+    if missing:
+        raise Failure(f"go build made no {', '.join(missing)}\n  log: {log(program.name)}")
+    return go, environment
 
 
 def _of(variable: str, version: str) -> str:
@@ -249,6 +287,7 @@ def _run(command: list[str], where: Path, environment: dict[str, str], name: str
     downloaded = compiled = 0
     last = ""
     log(name).parent.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
     with log(name).open("w") as file, _started(command, where, environment) as process:
         assert process.stdout
         file.write(f"$ {' '.join(command)}\n")
@@ -264,6 +303,9 @@ def _run(command: list[str], where: Path, environment: dict[str, str], name: str
                 step.doing(f"building {name}: {compiled} packages compiled (a minute or a few, only once)")
     if process.returncode:
         raise Failure(f"{name} could not be built ({process.returncode}): {last}\n  log: {log(name)}")
+    with log(name).open("a") as file:  # `python -m infra bench programs` reads it
+        seconds = time.monotonic() - begin
+        file.write(f"# took {seconds:.1f} s: {downloaded} modules downloaded, {compiled} packages compiled\n")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-COSTS = ("s", "ms", "MiB", "GiB")  # units of which less is better
+COSTS = ("s", "ms", "MiB", "GB")  # units of which less is better
 
 
 @dataclass(frozen=True)

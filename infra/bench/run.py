@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from infra.bench import cluster, inventory, machines, measured, render, stack
+from infra.bench import cluster, compiled, inventory, kubernetes, machines, measured, render, scale, stack
 from infra.bench.figure import Result
 from infra.bench.world import World, world
 from infra.errors import Failure
@@ -17,6 +17,7 @@ HERE: dict[str, Callable[..., Result]] = {  # in this checkout and process
     "inventory": inventory.inventory,
     "preview": inventory.preview,
     "growth": machines.growth,
+    "programs": compiled.measure,
 }
 IN_A_WORLD: dict[str, Callable[[World], Result]] = {
     "cold": cluster.cold,
@@ -28,22 +29,27 @@ IN_A_WORLD: dict[str, Callable[[World], Result]] = {
     "allreduce": stack.allreduce,
     "checkpoint": stack.checkpoint,
 }
-# These never need a world with an empty cache: Pulumi's command line is half of an hour's work to compile.
-ON_MACHINES: dict[str, Callable[[World], Result]] = {
+# These never need a world with an empty cache: Pulumi's command line and Kubernetes take half an hour to compile.
+WARM: dict[str, Callable[[World], Result]] = {
     "site": machines.site,
     "site-second": machines.second,
     "site-grow": machines.grow,
+    "kind": kubernetes.up,
+    "kind-job": kubernetes.run_job,
+    "kind-disk": kubernetes.disk,
+    "kubernetes-scale": scale.scale,
 }
 # In the order of docs/measured.md.
 ORDER = (
     *("cold", "warm", "second", "submit", "site", "site-second", "site-grow", "growth"),
+    *("programs", "kind", "kind-job", "kind-disk", "kubernetes-scale"),
     *("render", "inventory", "preview", "ddp", "allreduce", "checkpoint", "kill"),
 )
 # `all` in the order that brings each cluster up as seldom as can be: cold's is used until warm needs it gone.
 ALL = (
-    *("render", "inventory", "preview"),
+    *("render", "inventory", "preview", "programs"),
     *("cold", "second", "submit", "kill", "warm", "ddp", "allreduce", "checkpoint"),
-    *("site", "site-second", "site-grow", "growth"),
+    *("site", "site-second", "site-grow", "kind", "kind-disk", "kind-job", "kubernetes-scale", "growth"),
 )
 
 
@@ -91,7 +97,7 @@ def _outcomes(
                         worlds.clear()
                         if kind:
                             worlds[kind] = stack.enter_context(world(fresh=kind == "fresh"))
-                    in_a_world = IN_A_WORLD | ON_MACHINES
+                    in_a_world = IN_A_WORLD | WARM
                     result = in_a_world[name](worlds[kind]) if kind else HERE[name](**size)
                     this.did("measured")
                 except Failure as failure:

@@ -123,6 +123,62 @@ def growth(write: Write = None, json: Json = False) -> None:
 
 
 @app.command()
+def kind(write: Write = None, json: Json = False) -> None:
+    """Time of `make cluster-up` for Kubernetes, all built: to nodes ready, to the first training step; and again.
+
+    Example: python -m infra bench kind
+    """
+    _run(["kind"], write, json)
+
+
+@app.command("kind-job")
+def kind_job(write: Write = None, json: Json = False) -> None:
+    """Time of `kubectl apply` to the first training step, by phase, and from a pod's death to the next step.
+
+    Example: python -m infra bench kind-job
+    """
+    _run(["kind-job"], write, json)
+
+
+@app.command("kind-disk")
+def kind_disk(write: Write = None, json: Json = False) -> None:
+    """Disk of the node image, of three nodes, and of all that they are made from.
+
+    Example: python -m infra bench kind-disk
+    """
+    _run(["kind-disk"], write, json)
+
+
+@app.command("kubernetes-scale")
+def kubernetes_scale(write: Write = None, json: Json = False) -> None:
+    """Order and pace of the admission of 500 jobs to 1,000 nodes that kwok plays, and memory; beside 50 to 100.
+
+    Example: python -m infra bench kubernetes-scale
+    """
+    _run(["kubernetes-scale"], write, json)
+
+
+@app.command()
+def programs(
+    write: Write = None,
+    json: Json = False,
+    cold: Annotated[
+        bool,
+        typer.Option("--cold", help="Compile all of them first, with an empty cache of Go's: half an hour."),
+    ] = False,
+) -> None:
+    """Time in which each program of Kubernetes was compiled on this machine, as its build has logged it.
+
+    Example: python -m infra bench programs --cold
+    """
+    if cold:
+        from infra.bench.compiled import anew
+
+        anew()
+    _run(["programs"], write, json)
+
+
+@app.command()
 def inventory(
     nodes: Annotated[int, typer.Option(min=100, help="Machines in the cluster.")] = 10_000,
     write: Write = None,

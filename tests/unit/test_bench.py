@@ -13,7 +13,7 @@ import pytest
 from infra import paths
 from infra.bench import cluster, measured, stack, world
 from infra.bench.figure import Figure, Result, phases_line, shown
-from infra.bench.run import ALL, HERE, IN_A_WORLD, ON_MACHINES, ORDER
+from infra.bench.run import ALL, HERE, IN_A_WORLD, ORDER, WARM
 from infra.commands import bench
 from infra.errors import Mistake
 from infra.paths import CHECKOUT
@@ -171,8 +171,8 @@ def test_figures_of_the_jobs_are_found_among_their_lines() -> None:
 
 
 def test_all_measures_everything_and_each_has_a_command_of_its_own() -> None:
-    assert set(ALL) == set(ORDER) == {*HERE, *IN_A_WORLD, *ON_MACHINES}
-    assert len(ALL) == len(ORDER) == len({*HERE, *IN_A_WORLD, *ON_MACHINES})
+    assert set(ALL) == set(ORDER) == {*HERE, *IN_A_WORLD, *WARM}
+    assert len(ALL) == len(ORDER) == len({*HERE, *IN_A_WORLD, *WARM})
     assert {
         command.name or command.callback.__name__
         for command in bench.app.registered_commands

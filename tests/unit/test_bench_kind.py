@@ -1,14 +1,17 @@
 """Kubernetes' figures: the order of admission, jobs that were not admitted whole, nodes that kwok plays."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.bench import fake, scale
+from infra import paths, programs
+from infra.bench import compiled, fake, kubernetes, scale, world
 from infra.bench.figure import Figure
 from infra.bench.scale import NEVER, Admission, Memory, Run
 from infra.bench.watch import Event, Watch
+from infra.errors import Failure
 from infra.kind.facts import JOB_LABEL
 from infra.paths import CHECKOUT
 
@@ -132,3 +135,70 @@ def test_fake_jobs_are_the_real_one_on_whole_nodes_without_volumes() -> None:
         assert "persistentVolumeClaim" not in json.dumps(replica)
         names = {volume["name"] for volume in replica["template"]["spec"]["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == names
+
+
+ATTEMPT = {
+    "first_step_unix": 110.0,
+    "phases": {"agent": 3.0, "import": 2.0, "first_step": 1.0},
+}  # from 104 on
+
+
+def test_phases_of_a_start_add_up_also_where_the_job_was_faster_than_the_watch() -> None:
+    start = kubernetes.started(100.0, {"apply": 100.5, "scheduled": 102.0, "running": 104.5}, ATTEMPT)
+    assert start.seconds == 10.0
+    assert sum(start.phases.values()) == 10.0
+    assert start.phases["running"] == 2.0
+    assert start.phases["start"] == 0.0
+
+
+def test_a_phase_is_over_when_the_last_pod_or_the_first_has_left_it() -> None:
+    def of(uid: str, phase: str) -> dict[str, Any]:
+        return {"metadata": {"uid": uid}, "status": {"phase": phase}}
+
+    heard = events(of("a", "Pending"), of("b", "Running"), of("a", "Running"), of("a", "Running"))
+    assert kubernetes.first_of_each(heard, kubernetes._runs) == [1.0, 2.0]
+    assert kubernetes.first(heard, kubernetes._runs) == 1.0
+    with pytest.raises(Failure, match="missed"):
+        kubernetes.first(heard[:1], kubernetes._runs)
+    with pytest.raises(Failure, match="missed"):
+        kubernetes.first_of_each([], kubernetes._runs)
+
+
+def test_a_node_is_ready_since_a_time() -> None:
+    def node(status: str) -> dict[str, Any]:
+        condition = {"type": "Ready", "status": status, "lastTransitionTime": "2026-11-23T12:00:00Z"}
+        return {"metadata": {"name": "worker"}, "status": {"conditions": [condition]}}
+
+    assert kubernetes._ready_since(node("True")) == 1795435200
+    with pytest.raises(Failure, match="worker is not ready"):
+        kubernetes._ready_since(node("Unknown"))
+
+
+def test_time_of_compiling_is_what_builds_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "took", lambda name: programs.Took(10.0, name == "kind", 7))
+    result = compiled.measure()
+    total, *each = result.figures
+    assert total.value == sum(figure.value for figure in each) == 70
+    assert "kubernetes v1.34.4 7, " in result.method
+    assert result.method.endswith("7 and 1 modules downloaded")
+    monkeypatch.setattr(programs, "took", lambda name: None if name == "kwok" else programs.Took(1, 0, 0))
+    with pytest.raises(Failure, match=r"build of kwok; compile anew: .* --cold"):
+        compiled.measure()
+
+
+def test_every_program_of_kubernetes_is_among_them() -> None:
+    assert {*compiled.NAMES, "pulumi"} == set(programs.PROGRAMS)
+
+
+def test_a_cluster_of_someone_else_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "FOLDER", tmp_path)
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(world, "_labelled", lambda kind, name: [])
+    monkeypatch.setattr(world, "_kind_containers", lambda: ["c1"])
+    with pytest.raises(Failure, match="'bench-kind' runs from elsewhere"), world.alone():
+        pass
+    file = tmp_path / "checkout/build" / world.KIND / "kind.yaml"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with world.alone():
+        pass

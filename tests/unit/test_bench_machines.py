@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from infra import paths
 from infra.bench import inventory, machines, run, world
 from infra.bench.figure import Result
-from infra.bench.run import ALL, IN_A_WORLD, ON_MACHINES, world_of
+from infra.bench.run import ALL, IN_A_WORLD, WARM, world_of
 from infra.commands import bench
 from infra.errors import Failure
 from infra.paths import CHECKOUT
@@ -63,7 +63,7 @@ def test_many_small_machines_are_a_cluster_that_this_host_can_hold(
 
 def test_figures_of_machines_never_pay_for_an_empty_cache() -> None:
     assert {world_of(name, ALL) for name in IN_A_WORLD} == {"fresh"}
-    assert {world_of(name, ALL) for name in ON_MACHINES} == {"shared"}
+    assert {world_of(name, ALL) for name in WARM} == {"shared"}
     assert {world_of(name, ["warm", "site"]) for name in ("warm", "site")} == {"shared"}
     assert world_of("growth", ALL) == "", "it holds the lock itself"
 
@@ -95,7 +95,7 @@ def test_one_world_is_closed_before_the_next_is_opened(monkeypatch: pytest.Monke
         return measure
 
     monkeypatch.setattr(run, "world", world_of_a_kind)
-    for table in (run.HERE, run.IN_A_WORLD, run.ON_MACHINES):
+    for table in (run.HERE, run.IN_A_WORLD, run.WARM):
         for name in table:
             monkeypatch.setitem(table, name, measured(name))
     names = ["render", "cold", "warm", "site", "site-grow", "growth"]
@@ -114,6 +114,7 @@ def test_machines_of_someone_else_are_not_removed(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
     monkeypatch.setattr(world, "remove_machines", removed.append)
     monkeypatch.setattr(world, "_labelled", lambda kind, name: ["c1"] if name == world.SITE else [])
+    monkeypatch.setattr(world, "_kind_containers", list)
     with pytest.raises(Failure, match="'bench-site' run from elsewhere"), world.alone():
         pass
     assert removed == []

@@ -182,6 +182,26 @@ def test_a_failed_build_names_its_log(cache: Path, monkeypatch: pytest.MonkeyPat
     ):
         programs.ensure("pulumi", Step("pulumi", None))
     assert not programs.folder("pulumi").exists()
+    assert programs.took("pulumi") is None
+
+
+def test_a_build_leaves_what_it_took(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    go = tmp_path / "bin/go"
+    go.parent.mkdir()
+    go.write_text(
+        "#!/bin/sh\n[ $1 = env ] && echo go1.26.8 && exit\necho go: downloading x\necho a\necho b\n"
+        f"echo $GOCACHE >{tmp_path}/gocache\n"
+        'for last; do [ "$before" = -o ] && folder=$last; before=$last; done\ntouch $folder/kind\n'
+    )
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{go.parent}:/usr/bin:/bin")
+    assert programs.took("kind") is None
+    programs.ensure("kind", Step("kind", None))
+    took = programs.took("kind")
+    assert took and (took.downloaded, took.compiled) == (1, 2)
+    programs.compile_anew("kind", tmp_path / "anew", Step("kind", None))
+    assert (tmp_path / "gocache").read_text().strip() == str(tmp_path / "anew/cache")
+    assert (tmp_path / "anew/kind").exists()
 
 
 @pytest.mark.parametrize(
