@@ -131,6 +131,7 @@ def job(name: str, priority: str) -> Object:
     for replica in data["spec"]["pytorchReplicaSpecs"].values():
         pod = replica["template"]["spec"]
         pod["priorityClassName"] = priority
+        pod["terminationGracePeriodSeconds"] = 1  # a namespace that is removed waits so long for its pods
         pod["tolerations"].append({"key": TAINT["key"], "operator": "Exists"})
         for spread in pod["topologySpreadConstraints"]:
             spread["labelSelector"]["matchLabels"] = {"training.kubeflow.org/job-name": name}

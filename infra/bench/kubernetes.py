@@ -108,7 +108,7 @@ def disk(world: World) -> Result:
     return Result(
         "kind-disk",
         "node image: its layers, unpacked, beside `base` and the programs that are in it; nodes: what three"
-        " containers have written over their image and into their volumes, after `make cluster-up JOB=`; all of it:"
+        " containers have written over their image and into their volumes, once `make cluster-up` has ended; all of it:"
         " with the stack's folder and the programs in the cache, without Go's own caches; goal: what"
         " docs/kubernetes.md asks for, Go's caches included",
         [
