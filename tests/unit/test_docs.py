@@ -64,8 +64,7 @@ def test_pages_about_a_cluster_are_run_on_the_tests_own_and_no_other(name: str, 
     for page in PAGES:
         runs = "".join(block.text for block in page.runnable())
         changes = re.search(
-            r"make (cluster-up|cluster-down|plan|replace|upgrade|rotate-secrets)\b.*CLUSTER=clusters/"
-            + name,
+            r"make (cluster-up|cluster-down|plan|replace|upgrade|rotate-secrets)\b.*CLUSTER=clusters/" + name,
             runs,
         )
         assert not changes or page.name in on, page.name
