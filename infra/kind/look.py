@@ -88,12 +88,11 @@ def _print(kind: Kind, found: dict[str, Any]) -> None:
     if not found["nodes"]:
         console.print(f"{found['cluster']}: not up; run: make cluster-up CLUSTER={kind.cluster.file}")
         return
-    console.print(_table(("node", "container", "Kubernetes", "GPUs", "CPU", "address", "what is wrong"), [
+    console.print(_table(("node", "state", "GPUs", "CPU", "address", "what is wrong"), [
         (
             ("" if node["ok"] else "red"),
             node["name"],
-            node["state"],
-            "ready" if node["ready"] else "not ready",
+            "ready" if node["ready"] else "not ready" if node["state"] == "running" else node["state"],
             f"{node['gpus']} simulated" if node["gpus"] else "-",
             node["cpu"],
             node["address"],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from infra.lab.compose import Project
 from infra.load import load_cluster
 from infra.machine import read_machine
 from infra.paths import CHECKOUT, cache
-from infra.process import output
 from infra.progress import console
 
 
@@ -83,7 +83,9 @@ def gib(folder: Path) -> float:
     """GiB on disk below `folder`; 0 where it is not there."""
     if not folder.exists():
         return 0.0
-    return round(int(output(["du", "-sk", folder]).split()[0]) / 2**20, 2)
+    # Not by process.output: files may go while they are counted, which du calls a failure.
+    done = subprocess.run(["du", "-sk", folder], capture_output=True, text=True, check=False)
+    return round(int((done.stdout or "0").split()[0]) / 2**20, 2)
 
 
 def _print(facts: dict[str, Any]) -> None:
