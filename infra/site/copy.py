@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -13,12 +14,30 @@ NOT = ("build", "runs", "tests", "docs")  # of no use to a job
 
 
 def files(checkout: Path = CHECKOUT) -> list[Path]:
-    """What git has or would take, below `checkout`: jobs, stacks and everything that they read."""
-    listed = output(
-        ["git", "-C", checkout, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    ).split("\0")
-    paths = [Path(name) for name in listed if name]
+    """Jobs, stacks and everything that they read, below `checkout`.
+
+    What git has or would take; of a checkout that is no repository of its own, such as an unpacked archive,
+    everything but what is hidden or compiled.
+    """
+    paths = _known_to_git(checkout) if (checkout / ".git").exists() else _found(checkout)
     return [path for path in paths if path.parts[0] not in NOT and (checkout / path).is_file()]
+
+
+def _known_to_git(checkout: Path) -> list[Path]:
+    words = ["git", "-C", checkout, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    return [Path(name) for name in output(words).split("\0") if name]
+
+
+def _found(checkout: Path) -> list[Path]:
+    paths: list[Path] = []
+    for place, folders, names in os.walk(checkout):
+        here = Path(place).relative_to(checkout)
+        left_out: tuple[str, ...] = NOT if here == Path() else ()
+        folders[:] = [
+            name for name in folders if not name.startswith((".", "__pycache__")) and name not in left_out
+        ]
+        paths += [here / name for name in names if not name.startswith(".")]
+    return paths
 
 
 def archive(checkout: Path = CHECKOUT) -> bytes:

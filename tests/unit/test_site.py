@@ -200,6 +200,20 @@ def test_the_copy_of_the_checkout_is_the_same_bytes_for_the_same_files() -> None
     assert "jobs" in names and not names & set(copy.NOT)
 
 
+def test_a_checkout_without_git_is_copied_as_well(tmp_path: Path) -> None:
+    """An archive that somebody unpacked, even below another repository."""
+    for name in (
+        "jobs/train.py",
+        "images/jobs",
+        "jobs/__pycache__/train.pyc",
+        "runs/1/out",
+        ".venv/bin/python",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert sorted(map(str, copy.files(tmp_path))) == ["images/jobs", "jobs/train.py"]
+
+
 def test_machines_are_sorted_as_people_count() -> None:
     assert sorted(["gpu-10", "gpu-2", "login"], key=natural) == ["gpu-2", "gpu-10", "login"]
 
