@@ -24,7 +24,16 @@ def files(checkout: Path = CHECKOUT) -> list[Path]:
 
 
 def _known_to_git(checkout: Path) -> list[Path]:
-    words = ["git", "-C", checkout, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    words: list[str | Path] = [
+        "git",
+        "-C",
+        checkout,
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "-z",
+    ]
     return [Path(name) for name in output(words).split("\0") if name]
 
 
