@@ -37,7 +37,7 @@ class Step:
         """Show what the step works on now (terminals only)."""
         self.text = text
         if self._status:
-            self._status.update(f"{self.name:<{NAME}}{text}")
+            self._status.update(f"{f'{self.name} ':<{NAME}}{text}")
 
     def did(self, text: str, *, changed: bool = True) -> None:
         """Set the text of the finished line. `changed=False`: nothing had to be done."""
@@ -48,7 +48,7 @@ class Step:
 @contextmanager
 def step(name: str) -> Iterator[Step]:
     """A step of a command: its line is printed when the block ends, marked when it failed."""
-    status = console.status(f"{name:<{NAME}}") if console.is_terminal else None
+    status = console.status(f"{f'{name} ':<{NAME}}") if console.is_terminal else None
     this = Step(name, status)
     if status:
         status.start()
@@ -61,4 +61,4 @@ def step(name: str) -> Iterator[Step]:
             status.stop()
         style = "red" if outcome else ""
         line = f"{outcome}{this.text}"
-        console.print(f"  {name:<{NAME}}{line:<{TEXT}}{this.seconds:8.1f} s", style=style, markup=False)
+        console.print(f"  {f'{name} ':<{NAME}}{line:<{TEXT}}{this.seconds:8.1f} s", style=style, markup=False)
