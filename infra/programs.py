@@ -158,6 +158,7 @@ def ensure(name: str, step: Step, root: Path = CHECKOUT) -> Path:
     final = folder(name, root)
     if final.is_dir():
         return final
+    step.doing(f"building {name}, or waiting for the command that does")
     with only_one(str(final)):
         if not final.is_dir():
             _build(PROGRAMS[name], root, final, step)
