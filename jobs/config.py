@@ -7,19 +7,14 @@ with a line for each mistake. A YAML scalar and a command-line value are read by
 field's type. Sections of what shapes the weights (`model`, `data`, `train`) are kept in each checkpoint.
 """
 
-import difflib
 import sys
-from collections.abc import Sequence
-from dataclasses import Field, asdict, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from jobs import options
 from jobs.errors import Mistake
-
-
-def option(default: Any, doc: str, least: float | None = None) -> Any:
-    """A field with the line that `--help` shows and the least value that makes sense."""
-    return field(default=default, metadata={"doc": doc, "least": least})
+from jobs.options import option
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,52 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Mesh:
+    """How the work is split over the ranks (jobs/mesh.py); sizes multiply to the world size."""
+
+    form: str = option(
+        "ddp",
+        "ddp: whole weights on each rank, least talk, while they fit; "
+        "fsdp: split over `shard` ranks, gathered block by block: a third more talk",
+        among=("ddp", "fsdp"),
+    )
+    replicate: int = option(0, "copies that average their gradients; 0: the ranks that are left", 0)
+    shard: int = option(
+        0, "fsdp: ranks that share one copy, best inside a node; 0: the ranks that are left", 0
+    )
+    tensor: int = option(1, "ranks that split each matrix: talks in every block, so only inside a node", 1)
+    pipeline: int = option(1, "ranks that have some of the blocks each: talks least, waits in a bubble", 1)
+    context: int = option(1, "ranks that split each sequence: for contexts that do not fit", 1)
+    schedule: str = option(
+        "1f1b",
+        "of a pipeline; interleaved: two stages on each rank, half the bubble, twice the messages",
+        among=("1f1b", "interleaved"),
+    )
+    microbatches: int = option(
+        0, "of a pipeline: more of them wait less and compute smaller products; 0: twice its ranks", 0
+    )
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a step is computed, not what: each may change between two starts of a run."""
+
+    precision: str = option(
+        "fp32",
+        "of products; weights and moments stay fp32. tf32: 10 bits of mantissa, NVIDIA from 8.0 on; "
+        "bf16: half the bytes, 7 bits; fp16: 10 bits, a small range, so the loss is scaled; "
+        "fp8: from 8.9 on, products of the blocks, 2-3 bits",
+        among=("fp32", "tf32", "bf16", "fp16", "fp8"),
+    )
+    accumulate: int = option(
+        1, "parts of a rank's batch, one after the other: less memory, smaller products", 1
+    )
+    recompute: bool = option(False, "blocks' activations again in backward: less memory, a third more work")
+    compile: bool = option(False, "each block by torch.compile: faster steps, a first one that takes minutes")
+    fused: bool = option(True, "one kernel for the optimiser: faster; false: one for each operation")
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     every: int = option(50, "steps between two checkpoints; 0: only when interrupted", 0)
     keep: int = option(2, "how many of the last ones stay", 1)
@@ -70,6 +111,8 @@ class Config:
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     train: Train = field(default_factory=Train)
+    mesh: Mesh = field(default_factory=Mesh)
+    compute: Compute = field(default_factory=Compute)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     run: Run = field(default_factory=Run)
 
@@ -86,10 +129,8 @@ class Config:
         }
 
 
-SECTIONS: dict[str, Any] = {part.name: part.type for part in fields(Config)}
-OPTIONS: dict[str, Field[Any]] = {
-    f"{name}.{each.name}": each for name, section in SECTIONS.items() for each in fields(section)
-}
+OPTIONS = options.table(Config)
+to_yaml = options.to_yaml
 
 
 def load(arguments: Sequence[str]) -> Config:
@@ -97,144 +138,22 @@ def load(arguments: Sequence[str]) -> Config:
 
     Raises Mistake with one line for each thing that is wrong.
     """
-    values: dict[str, Any] = {}
-    mistakes: list[str] = []
-    words = _split(arguments, mistakes)
-    for name, text in words:
-        if name == "config":
-            _read_yaml(Path(text), values, mistakes)
-    for name, text in words:
-        if name != "config":
-            _take(f"--{name}", name, text, values, mistakes)
-    config = Config(
-        **{
-            name: section(**{key.split(".")[1]: value for key, value in values.items() if _in(key, name)})
-            for name, section in SECTIONS.items()
-        }
-    )
+    return options.read(Config, arguments, rules)
+
+
+def rules(config: Config) -> Iterator[str]:
+    """What does not hold between the values, a line each."""
     if config.model.width % (2 * config.model.heads):
-        mistakes.append(
+        yield (
             f"model.heads: {config.model.heads} heads do not split a width of {config.model.width} evenly; "
             "width must be a multiple of 2 x heads"
         )
     if config.data.validation >= 1:
-        mistakes.append(f"data.validation: {config.data.validation} is a share of the files; use one below 1")
-    if mistakes:
-        raise Mistake("\n".join(mistakes))
-    return config
-
-
-def to_yaml(config: Config) -> str:
-    """The configuration as a file that `--config` takes again."""
-    lines = []
-    for name, section in asdict(config).items():
-        lines.append(f"{name}:")
-        lines += [f"  {key}: {_show(value)}" for key, value in section.items()]
-    return "\n".join(lines) + "\n"
+        yield f"data.validation: {config.data.validation} is a share of the files; use one below 1"
 
 
 def help_text() -> str:
-    lines = ["options, as --section.key=value or in the file given by --config:"]
-    for key, each in OPTIONS.items():
-        lines.append(f"  --{key:<24}{each.metadata['doc']} [{_show(each.default)}]")
-    return "\n".join(lines)
-
-
-def _show(value: Any) -> str:
-    return value or "''" if isinstance(value, str) else repr(value)
-
-
-def _in(key: str, section: str) -> bool:
-    return key.startswith(f"{section}.")
-
-
-def _split(arguments: Sequence[str], mistakes: list[str]) -> list[tuple[str, str]]:
-    """`--name=value` and `--name value` as pairs."""
-    pairs: list[tuple[str, str]] = []
-    rest = iter(arguments)
-    for word in rest:
-        if not word.startswith("--"):
-            mistakes.append(f"{word}: not an option; options are written --section.key=value")
-            continue
-        name, equals, text = word[2:].partition("=")
-        if not equals:
-            following = next(rest, None)
-            if following is None:
-                mistakes.append(f"--{name}: has no value; write --{name}=VALUE")
-                continue
-            text = following
-        pairs.append((name, text))
-    return pairs
-
-
-def _read_yaml(path: Path, values: dict[str, Any], mistakes: list[str]) -> None:
-    import yaml  # type: ignore[import-untyped]  # here, so that --help and tests need no parser
-
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
-        return
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        mistakes.append(f"{path}:{line}: not YAML: {getattr(error, 'problem', None) or error}")
-        return
-    if tree is None:
-        return
-    if not isinstance(tree, yaml.MappingNode):
-        mistakes.append(f"{path}:1: not a configuration; sections are: {', '.join(SECTIONS)}")
-        return
-    seen: set[str] = set()
-    for section, body in tree.value:
-        where = f"{path}:{section.start_mark.line + 1}"
-        if section.value not in SECTIONS:
-            mistakes.append(f"{where}: {section.value}: no such section.{_nearest(section.value, SECTIONS)}")
-        elif not isinstance(body, yaml.MappingNode):
-            mistakes.append(f"{where}: {section.value}: needs keys below it")
-        else:
-            for key, value in body.value:
-                name = f"{section.value}.{key.value}"
-                where = f"{path}:{key.start_mark.line + 1}: {name}"
-                if not isinstance(value, yaml.ScalarNode):
-                    mistakes.append(f"{where}: needs one value, not a list or a mapping")
-                elif name in seen:
-                    mistakes.append(f"{where}: is there twice")
-                else:
-                    _take(where, name, value.value, values, mistakes)
-                seen.add(name)
-
-
-def _take(where: str, name: str, text: str, values: dict[str, Any], mistakes: list[str]) -> None:
-    """Read one value by its field's type into `values`, or say what is wrong with it."""
-    if name not in OPTIONS:
-        mistakes.append(f"{where}: no such option.{_nearest(name, OPTIONS)}")
-        return
-    each = OPTIONS[name]
-    kind: type[Any] = type(each.default)
-    try:
-        value = kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        mistakes.append(f"{where}: {text!r} is not {what}, such as {each.default}")
-        return
-    least = each.metadata["least"]
-    if least is not None and not value >= least:  # also catches nan
-        mistakes.append(f"{where}: {text} is too small; the least is {least}")
-        return
-    if value == float("inf"):
-        mistakes.append(f"{where}: {text} is not a finite number, such as {each.default}")
-        return
-    values[name] = value
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    if not near:  # the section may be missing: --steps
-        near = [each for each in known if each.endswith(f".{name}")]
-    return f" Did you mean '{near[0]}'?" if near else f" There are: {', '.join(known)}"
+    return options.help_text(Config)
 
 
 def main(arguments: Sequence[str]) -> int:
