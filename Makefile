@@ -57,6 +57,9 @@ results: $(venv)/ready ## Kubernetes: follow a job, then fetch its run folder an
 kubeconfig: $(venv)/ready ## Kubernetes: put the cluster into your own ~/.kube/config (UNDO=1: take it out)
 	@$(infra) kubeconfig $(kind) $(if $(UNDO),--undo)
 
+manifests: $(venv)/ready ## Kubernetes: what kubectl apply -k needs, for a cluster made elsewhere (CLUSTER=clusters/mine.yaml)
+	@$(infra) manifests $(kind)
+
 verify: $(venv)/ready ## check every node of the running cluster
 	@$(infra) verify $(CLUSTER)
 
@@ -106,5 +109,5 @@ $(venv)/ready: requirements.lock infra/bootstrap
 $(venv)/provision-ready: requirements.lock requirements-provision.lock infra/bootstrap
 	@infra/bootstrap --provision
 
-.PHONY: help cluster-up plan replace upgrade cluster-down status logs shell env results kubeconfig verify rotate-secrets host \
+.PHONY: help cluster-up plan replace upgrade cluster-down status logs shell env results kubeconfig manifests verify rotate-secrets host \
         images render show check test test-lab test-machines test-kind test-more bench lock

@@ -21,11 +21,9 @@ from pathlib import Path
 from infra import box, engine, golang, image_base, programs
 from infra.errors import Failure
 from infra.machine import read_machine
+from infra.render.kubernetes import REGISTRY
 
 RECIPE = Path(__file__).read_text() + box.RECIPE  # both modules are inputs of what they make
-REGISTRY = (
-    "slipway.local"  # a name that no one resolves: an image is in the node, or the pod says that it is not
-)
 PROGRAMS = ("kubernetes", "coredns", "training-operator", "kueue", "local-path-provisioner")
 PAUSE = "3.10.1"  # the version that kubeadm of this Kubernetes names; ours does what its pause does
 ETCD = "3.5.16"  # kubeadm chooses etcd's arguments by it; Debian 13's is this or a later 3.5

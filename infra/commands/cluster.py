@@ -339,6 +339,32 @@ def kubeconfig(
         config.add(kind)
 
 
+@app.command()
+def manifests(cluster: File = Path("clusters/kind.yaml")) -> None:
+    """Write everything that `kubectl apply -k` needs to build/<cluster>/kubernetes; it asks no cluster.
+
+    That is what `render` writes, and what is taken from the modules of the training operator and of Kueue, whose
+    programs are built for it.
+
+    Example: python -m infra manifests clusters/mine.yaml
+    """
+    from infra import paths, programs
+    from infra import render as rendering
+    from infra.kind import deploy
+    from infra.load import load_cluster
+    from infra.progress import step
+
+    found = load_cluster(cluster)
+    if "kubernetes" not in found.schedulers:
+        raise Mistake(f"{cluster}: schedulers: {', '.join(found.schedulers)} without kubernetes")
+    folder = paths.build(found.name) / "kubernetes"
+    with step("manifests") as this:
+        rendering.write(rendering.render(found), folder.parent)
+        programs.ensure_all(deploy.UPSTREAM, this)
+        deploy.copy_upstream(folder)
+        this.did(str(folder))
+
+
 def _lab(path: Path) -> "tuple[Kind | None, bool]":
     """The kind cluster of a lab's file, None when it has no Kubernetes; and whether it has Slurm."""
     from infra.kind.cluster import Kind

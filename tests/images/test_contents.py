@@ -15,6 +15,7 @@ from infra import buildenv, engine, image_kube, images, programs, sbom
 from infra.images import Target
 from infra.paths import CHECKOUT
 from infra.progress import Step
+from infra.render.kubernetes import REGISTRY
 
 TESTED = {"real": ["images and their locks", "Debian 13", "x86_64"]}
 
@@ -153,7 +154,7 @@ def test_kind_node_has_the_image_of_every_component_and_no_pod_asks_for_another(
         """
     options = ("--privileged", "--mount", "type=volume,target=/var")
     images = {name for name in in_image(built["kind-node"], script, *options).split() if ":" in name}
-    named = {name.split("/")[-1].split(":")[0] for name in images if name.startswith(image_kube.REGISTRY)}
+    named = {name.split("/")[-1].split(":")[0] for name in images if name.startswith(REGISTRY)}
     assert named == {component.name for component in image_kube.COMPONENTS}
     files = "/kind/manifests/default-storage.yaml /etc/containerd/config.toml"
     asked = re.findall(r"slipway\.local/[^\"]+|@[A-Z-]+@", in_image(built["kind-node"], f"cat {files}"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from ruamel.yaml import YAML
@@ -30,7 +31,7 @@ NAME = "testkind"
 TEAM = "research"
 STEPS = 120
 TRAIN = (f"--train.steps={STEPS}", "--checkpoint.every=20", "--checkpoint.keep=2")
-LAST = "test_down.py"  # it ends the cluster
+LAST = ("test_down.py", "test_both.py")  # the first ends the cluster, the second has another
 
 History = list[tuple[int, float]]
 
@@ -61,9 +62,15 @@ class Trial:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
-    def manifest(self, name: str, *options: str, change: Callable[[Any], None] | None = None) -> Path:
-        """k8s/pytorchjob.yaml under another name, with more options for the program and one change."""
-        (data,) = YAML(typ="safe").load_all((CHECKOUT / jobs.DEFAULT).read_text())
+    def manifest(
+        self,
+        name: str,
+        *options: str,
+        change: Callable[[Any], None] | None = None,
+        like: str = jobs.DEFAULT,
+    ) -> Path:
+        """The manifest `like` under another name, with more options for the program and one change."""
+        (data,) = YAML(typ="safe").load_all((CHECKOUT / like).read_text())
         data = json.loads(json.dumps(data))  # without anchors, so that a change is made once for each
         data["metadata"]["name"] = name
         for replica in data["spec"]["pytorchReplicaSpecs"].values():
@@ -77,9 +84,15 @@ class Trial:
         file.write_text(json.dumps(data, indent=1))
         return file
 
-    def apply(self, name: str, *options: str, change: Callable[[Any], None] | None = None) -> job.Run:
+    def apply(
+        self,
+        name: str,
+        *options: str,
+        change: Callable[[Any], None] | None = None,
+        like: str = jobs.DEFAULT,
+    ) -> job.Run:
         """`kubectl apply -f` of such a job."""
-        self.ok(f"kubectl apply -f {self.manifest(name, *options, change=change)}")
+        self.ok(f"kubectl apply -f {self.manifest(name, *options, change=change, like=like)}")
         return jobs.run_of(self.kind, name)
 
     def refused(self, name: str, change: Callable[[Any], None]) -> str:
@@ -100,6 +113,13 @@ class Trial:
     def finish(self, run: job.Run, timeout_s: float = 600) -> job.Run:
         return jobs.follow(self.kind, run, TEAM, timeout_s=timeout_s)
 
+    def prometheus(self, query: str) -> list[dict[str, Any]]:
+        """What Prometheus in the cluster answers to a query."""
+        service = "/api/v1/namespaces/slipway-system/services/prometheus:9090/proxy/api/v1/query"
+        said = self.ok(f"kubectl get --raw '{service}?query={quote(query)}'")
+        found: list[dict[str, Any]] = json.loads(said)["data"]["result"]
+        return found
+
     def pods(self, name: str) -> list[dict[str, Any]]:
         return self.kind.get("pods", "--namespace", TEAM, "--selector", f"{facts.JOB_LABEL}={name}")
 
@@ -112,12 +132,19 @@ def history(run: job.Run) -> History:
     return [(line["step"], line["loss"]) for line in run.metrics()]
 
 
+def torchruns(python: str, *options: str) -> str:
+    """A script for two plain torchruns that meet on one machine and train `jobs/ddp.yaml` into runs/plain."""
+    train = f"-m jobs.train --config jobs/ddp.yaml --run.folder=runs/plain {' '.join(options)}"
+    launch = f"{python} -m jobs.torchrun --nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1"
+    return f"{launch} --node-rank=1 {train} & {launch} --node-rank=0 {train}; wait"
+
+
 def at_step(run: job.Run, step: int) -> Callable[[], bool]:
     return lambda: bool(run.metrics()) and run.metrics()[-1]["step"] >= step
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name == LAST)
+    items.sort(key=lambda item: LAST.index(item.path.name) + 1 if item.path.name in LAST else 0)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +173,7 @@ def kind() -> Iterator[Trial]:
 def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test leaves a job behind for the next one."""
     yield
-    if "kind" in request.fixturenames and request.path.name != LAST:
+    if "kind" in request.fixturenames and request.path.name not in LAST:
         running: Trial = request.getfixturevalue("kind")
         running.ok("kubectl delete pytorchjobs --all --all-namespaces --wait --timeout=120s")
 
@@ -158,16 +185,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> History:
     tags = images.current(["base", "cuda13"])
     assert tags, "cluster-up has built them"
     stack = Path(tags["cuda13"])
-    python = f"/opt/stack/{stack.name}/bin/python"
-    train = f"-m jobs.train --config jobs/ddp.yaml --run.folder=runs/plain {' '.join(TRAIN)}"
-    launch = f"{python} -m jobs.torchrun --nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1"
-    script = f"{launch} --node-rank=1 {train} & {launch} --node-rank=0 {train}; wait"
     docker(
         *("run", "--rm", "--init", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g"),
         *("--env", "HOME=/tmp", "--env", "USER=ml", "--env", "PYTHONDONTWRITEBYTECODE=1"),
         *("--volume", f"{stack}:/opt/stack/{stack.name}:ro", "--volume", f"{folder}:/workspace/runs"),
         *("--volume", f"{CHECKOUT}/jobs:/workspace/jobs:ro", "--workdir", "/workspace"),
-        *(tags["base"], "bash", "-c", script),
+        *(tags["base"], "bash", "-c", torchruns(f"/opt/stack/{stack.name}/bin/python", *TRAIN)),
     )
     found = history(job.Run("plain", runs=folder))
     assert len(found) == STEPS

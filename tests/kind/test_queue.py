@@ -33,10 +33,14 @@ def test_of_two_jobs_that_do_not_fit_together_one_waits_whole(kind: Trial) -> No
 
 def half_and_more(data: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
     """More than half of the cluster's simulated GPUs, whatever this machine's cores are."""
+    _gpus(data, "5")
+
+
+def _gpus(data: dict[str, dict[str, dict[str, dict[str, object]]]], each: str) -> None:
     for replica in data["spec"]["pytorchReplicaSpecs"].values():
         container = replica["template"]["spec"]["containers"][0]  # type: ignore[index]
         for limits in container["resources"].values():
-            limits["nvidia.com/gpu"] = "5"
+            limits["nvidia.com/gpu"] = each
 
 
 def jobs_waiting(kind: Trial) -> list[dict[str, str]]:
@@ -62,6 +66,33 @@ def test_a_job_of_higher_priority_goes_first_and_the_other_goes_on_after_it(kind
     kind.finish(lower)
     assert lower.summary["resumed_from"] >= 20
     assert lower.summary["step"] == lower.summary["steps"]
+
+
+def test_a_team_borrows_what_another_leaves_idle(kind: Trial) -> None:
+    """research has 15 of the 16 GPUs; a job that takes all of them has one of trial's."""
+
+    def everything(data: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
+        _gpus(data, "8")
+
+    run = kind.apply("borrows", "--train.steps=20", change=everything)
+    until("the job to be let in", lambda: kind.look("borrows").state == "RUNNING")
+    borrowed = kind.ok(
+        "kubectl get clusterqueue research -o "
+        "jsonpath='{.status.flavorsReservation[*].resources[?(@.name==\"nvidia.com/gpu\")].borrowed}'"
+    )
+    assert borrowed == "1"
+    kind.finish(run)
+
+
+def test_a_pod_larger_than_any_node_is_refused_at_once_with_the_limit(kind: Trial) -> None:
+    """Nobody waits for what can never come."""
+
+    def too_large(data: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
+        container = data["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]["containers"][0]  # type: ignore[index]
+        for limits in container["resources"].values():
+            limits["nvidia.com/gpu"] = "9"
+
+    assert "nvidia.com/gpu 9, where the largest node has 8" in kind.refused("larger", too_large)
 
 
 def _priority(data: dict[str, dict[str, dict[str, str]]], name: str) -> None:

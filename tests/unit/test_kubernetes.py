@@ -182,6 +182,10 @@ def test_jobs_are_those_of_the_person_in_the_lab_and_of_the_image_elsewhere(root
     assert image.startswith("registry.example.org/slipway/stack-cuda13:")
     assert "stack" not in [volume["name"] for volume in pod["volumes"]]
     assert "components:\n  - ../../../k8s/overlays/gpu\n" in files["kubernetes/kustomization.yaml"]
+    [top] = documents(files["kubernetes/kustomization.yaml"])
+    assert {"name": "slipway.local/kueue", "newName": "registry.example.org/slipway/kueue"} in top["images"]
+    assert top["patches"] == [{"path": "registry.yaml"}]
+    assert "value: registry.example.org/slipway/tools:v" in files["kubernetes/registry.yaml"]
     assert documents(files["kubernetes/gpu-operator-values.yaml"])[0]["driver"]["version"] == "580.95.05"
 
 

@@ -21,6 +21,7 @@ from infra.errors import Failure
 from infra.paths import CHECKOUT
 from infra.progress import Step
 from infra.provision import cli
+from infra.render.kubernetes import REGISTRY
 
 ARCH = golang.ARCHITECTURES[platform.machine()]
 
@@ -300,5 +301,5 @@ def test_committed_manifests_name_images_that_a_node_has() -> None:
     for folder in ("k8s", "infra/templates", "jobs"):
         for file in (CHECKOUT / folder).rglob("*"):
             if file.suffix in (".yaml", ".j2", ".sbatch"):
-                named = set(re.findall(rf"{re.escape(image_kube.REGISTRY)}/[\w-]+:[\w.]+", file.read_text()))
+                named = set(re.findall(rf"{re.escape(REGISTRY)}/[\w-]+:[\w.]+", file.read_text()))
                 assert named <= known, file.relative_to(CHECKOUT)

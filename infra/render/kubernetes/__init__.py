@@ -8,6 +8,10 @@ from infra.cluster import Cluster
 from infra.render.text import origin, yaml
 
 CAPACITY = "kubernetes/capacity.yaml"
+# In k8s/: a name that no one resolves, so that an image is in the node, or the pod says that it is not.
+REGISTRY = "slipway.local"
+IMAGES = ("kueue", "prometheus", "training-operator")  # of services that are deployed from k8s/ everywhere
+TOOLS = "tools"  # what worker pods wait in until the first pod has an address; the operator is told of it
 
 
 def render(cluster: Cluster) -> dict[str, str]:
@@ -18,6 +22,8 @@ def render(cluster: Cluster) -> dict[str, str]:
     files |= operator.render(cluster)
     listed = sorted(name for name in (*teams.NAMES, *volumes.NAMES, CAPACITY) if name in files)
     files["kubernetes/kustomization.yaml"] = _kustomization(cluster, listed)
+    if cluster.place != "lab":
+        files["kubernetes/registry.yaml"] = f"# {origin(cluster)}\n{yaml(_init_image(cluster))}"
     files |= queues.render(cluster)
     if cluster.place == "lab":
         files |= kind.render(cluster)
@@ -27,15 +33,39 @@ def render(cluster: Cluster) -> dict[str, str]:
 def _kustomization(cluster: Cluster, files: list[str]) -> str:
     """What `kubectl apply --server-side -k build/<cluster>/kubernetes` puts into the cluster."""
     overlay = "lab" if cluster.place == "lab" else "gpu"
-    content = {
+    content: dict[str, object] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": [
-            # upstream/ is copied beside this file from the modules that the programs are built from
+            # upstream/ comes from the modules that the programs are built from: `make manifests`, or the lab's `up`
             "upstream/training-operator/base/crds/kubeflow.org_pytorchjobs.yaml",
             "upstream/kueue/default",
             *(name.removeprefix("kubernetes/") for name in files),
         ],
         "components": [f"../../../k8s/overlays/{overlay}"],
     }
+    if overlay == "gpu":
+        content["images"] = [
+            {"name": f"{REGISTRY}/{name}", "newName": f"{registry(cluster)}/{name}"} for name in IMAGES
+        ]
+        content["patches"] = [{"path": "registry.yaml"}]
     return f"# {origin(cluster)}\n{yaml(content)}"
+
+
+def _init_image(cluster: Cluster) -> dict[str, object]:
+    """A patch of the operator's deployment: kustomize finds images in pods, not in variables."""
+    from infra import programs  # with all that builds need; few clusters are rendered with a registry
+
+    image = f"{registry(cluster)}/{TOOLS}:{programs.version('kubernetes')}"
+    container = {"name": "training-operator", "env": [{"name": "INIT_IMAGE", "value": image}]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "training-operator", "namespace": "kubeflow"},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+    }
+
+
+def registry(cluster: Cluster) -> str:
+    """Where nodes pull our images from; in the lab they have them."""
+    return cluster.spec.software.registry or REGISTRY

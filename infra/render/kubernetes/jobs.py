@@ -8,8 +8,6 @@ from infra import jobfile
 from infra.cluster import Cluster
 from infra.stacks import Stack
 
-REGISTRY = "slipway.local"
-
 
 def render(cluster: Cluster) -> dict[str, str]:
     """kubernetes/jobs/<name>.yaml for every job whose team, priority and stack this cluster has."""
@@ -33,6 +31,7 @@ def _manifest(cluster: Cluster, job: jobfile.JobFile, stack: Stack, *, elastic: 
         person = cluster.users[0]
         uid, gid = person.uid or jobfile.UID, person.gid or jobfile.UID
         return jobfile.manifest(job, elastic=elastic, stack=stack.folder, uid=uid, gid=gid)
-    registry = cluster.spec.software.registry or REGISTRY
-    image = f"{registry}/stack-{stack.name}:{stack.lock_hash}"
+    from infra.render.kubernetes import registry
+
+    image = f"{registry(cluster)}/stack-{stack.name}:{stack.lock_hash}"
     return jobfile.manifest(job, elastic=elastic, stack=stack.folder, image=image, mounted=False)
