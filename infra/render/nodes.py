@@ -1,12 +1,15 @@
 """What a node of each pool must be, the device files that stand in for its accelerators, and users."""
 
 import json
+from functools import cache
 from typing import Any
 
 from infra.cluster import Cluster, Pool
-from infra.hardware import device_files
+from infra.hardware import Profile, device_files
+from infra.load import load_profile
 from infra.render.text import origin
 
+THIS_HOST = "lab-cpu"  # the profile of a machine such as labs run on: a laptop or a virtual machine
 NVIDIA_MAJOR = 195  # character devices of NVIDIA GPUs (Linux: Documentation/admin-guide/devices.txt)
 
 
@@ -24,6 +27,7 @@ def render(cluster: Cluster) -> dict[str, str]:
 def facts(cluster: Cluster, pool: Pool) -> dict[str, Any]:
     """What the health check compares a node with; /etc/slipway/node.json on the node."""
     gpus = pool.hardware.accelerators
+    peak = gpus.peak_tflops.model_dump(exclude_none=True) if gpus and not pool.simulated else None
     return {
         "rendered_from": origin(cluster),
         "cluster": cluster.name,
@@ -40,9 +44,36 @@ def facts(cluster: Cluster, pool: Pool) -> dict[str, Any]:
             "count": pool.gpus,
             "device_files": device_files(gpus.device_files) if gpus and gpus.device_files else [],
             "driver": None if pool.simulated or not gpus else gpus.driver,
+            "peak_tflops": peak,
         },
+        "cost": _cost(cluster, pool),
         "stack": pool.stack.folder if pool.stack else None,
     }
+
+
+def _cost(cluster: Cluster, pool: Pool) -> dict[str, Any]:
+    """What one node draws and costs: jobs read it (jobs/node.py). Of whatever really computes.
+
+    A simulated machine costs nobody anything. What runs in its place is a part of this host, by its cores.
+    """
+    if not pool.simulated:
+        power, share, price, hardware = pool.hardware.power, 1.0, pool.usd_per_hour, pool.hardware.name
+    else:
+        host = _profile(THIS_HOST)
+        cores = cluster.machine.cores if cluster.machine else pool.cpus
+        power, share, hardware = host.power, min(1.0, pool.cpus / cores), host.name
+        price = host.price.usd_per_hour if host.price else None
+    return {
+        "hardware": hardware,
+        "idle_w": round(power.idle_w * share, 2),
+        "maximum_w": round(power.maximum_w * share, 2),
+        "usd_per_hour": None if price is None else round(price * share, 6),
+    }
+
+
+@cache
+def _profile(name: str) -> Profile:
+    return load_profile(name)
 
 
 def _tmpfiles(cluster: Cluster, pool: Pool) -> str:
