@@ -157,7 +157,10 @@ class Order:
 
     def batch(self, step: int, size: int, *, rank: int = 0, ranks: int = 1) -> list[int]:
         """Numbers of the samples of `rank` in a step's global batch of `size`; steps count from 0."""
-        first, last = step * size + size * rank // ranks, step * size + size * (rank + 1) // ranks
+        return self.between(step * size + size * rank // ranks, step * size + size * (rank + 1) // ranks)
+
+    def between(self, first: int, last: int) -> list[int]:
+        """Numbers of the samples at the places `first` up to, not including, `last` of all epochs in a row."""
         return [int(self._epoch(at // self.samples)[at % self.samples]) for at in range(first, last)]
 
 

@@ -9,7 +9,7 @@ A tree is a dataclass of such sections, and its options are `--section.key=value
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +20,18 @@ SWITCH = ("true", "false")
 Tree = TypeVar("Tree")
 
 
-def option(default: Any, doc: str, least: float | None = None, among: Sequence[str] = ()) -> Any:
-    """A field with the line that `--help` shows, and the least value or the only words that make sense."""
-    return field(default=default, metadata={"doc": doc, "least": least, "among": among})
+def option(
+    default: Any,
+    doc: str,
+    least: float | None = None,
+    among: Sequence[str] = (),
+    words: Mapping[str, Any] | None = None,
+) -> Any:
+    """A field with the line that `--help` shows, and the least value or the only words that make sense.
+
+    `words` may stand in place of a value, as `auto` does for a number below the least one.
+    """
+    return field(default=default, metadata={"doc": doc, "least": least, "among": among, "words": words or {}})
 
 
 def sections(kind: type[Any]) -> dict[str, Any]:
@@ -66,20 +75,24 @@ def read(kind: type[Tree], arguments: Sequence[str], rules: Callable[[Tree], Ite
 def to_yaml(config: Any) -> str:
     """The configuration as a file that `--config` takes again."""
     lines = []
+    known = table(type(config))
     for name, section in asdict(config).items():
         lines.append(f"{name}:")
-        lines += [f"  {key}: {_show(value)}" for key, value in section.items()]
+        lines += [f"  {key}: {_show(value, known[f'{name}.{key}'])}" for key, value in section.items()]
     return "\n".join(lines) + "\n"
 
 
 def help_text(kind: type[Any]) -> str:
     lines = ["options, as --section.key=value or in the file given by --config:"]
     for key, each in table(kind).items():
-        lines.append(f"  --{key:<24}{each.metadata['doc']} [{_show(each.default)}]")
+        lines.append(f"  --{key:<24}{each.metadata['doc']} [{_show(each.default, each)}]")
     return "\n".join(lines)
 
 
-def _show(value: Any) -> str:
+def _show(value: Any, each: Field[Any]) -> str:
+    for word, meant in each.metadata["words"].items():
+        if value == meant:
+            return str(word)
     if isinstance(value, bool):
         return str(value).lower()
     return value or "''" if isinstance(value, str) else repr(value)
@@ -159,6 +172,10 @@ def _take(
         return
     each = known[name]
     kind: type[Any] = type(each.default)
+    words = each.metadata["words"]
+    if text.lower() in words:
+        values[name] = words[text.lower()]
+        return
     among = each.metadata["among"] or (SWITCH if kind is bool else ())
     if among and text.lower() not in among:
         mistakes.append(
@@ -168,7 +185,7 @@ def _take(
     try:
         value = text.lower() == "true" if kind is bool else kind(text.lower() if among else text)
     except ValueError:
-        what = "a whole number" if kind is int else "a number"
+        what = " or ".join(["a whole number" if kind is int else "a number", *words])
         mistakes.append(f"{where}: {text!r} is not {what}, such as {each.default}")
         return
     least = each.metadata["least"]

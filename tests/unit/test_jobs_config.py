@@ -28,7 +28,8 @@ def test_command_line_wins_over_file_wins_over_default(tmp_path: Path) -> None:
 
 def test_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    loaded = config.load(["--train.learning_rate=1e-3", "--run.folder=runs/a b"])
+    loaded = config.load(["--train.learning_rate=1e-3", "--run.folder=runs/a b", "--checkpoint.every=auto"])
+    assert "every: auto" in config.to_yaml(loaded)
     file.write_text(config.to_yaml(loaded))
     assert config.load([f"--config={file}"]) == loaded
 
@@ -45,6 +46,7 @@ def test_numbers_survive_the_command_line(rate: float, seed: int) -> None:
         ("train:\n  stesp: 3\n", ":2: train.stesp: no such option. Did you mean 'train.steps'?"),
         ("trian:\n  steps: 3\n", ":1: trian: no such section. Did you mean 'train'?"),
         ("train:\n  steps: many\n", ":2: train.steps: 'many' is not a whole number, such as 300"),
+        ("checkpoint:\n  every: x\n", ":2: checkpoint.every: 'x' is not a whole number or auto, such as 50"),
         ("train:\n  steps: 0\n", ":2: train.steps: 0 is too small; the least is 1"),
         ("train:\n  clip: .nan\n", ":2: train.clip: '.nan' is not a number, such as 1.0"),
         ("train:\n  clip: nan\n", ":2: train.clip: nan is too small; the least is 0"),
