@@ -16,7 +16,7 @@ class Exporter:
 
     def __init__(self, run: str) -> None:
         self.run = run
-        self.latest: dict[str, float] = {}
+        self.latest: dict[str, float | None] = {}
         self.port: int | None = None
         port = os.environ.get("SLIPWAY_METRICS_PORT")
         if not port:
@@ -30,14 +30,16 @@ class Exporter:
         self.port = int(server.server_address[1])
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
-    def show(self, line: Mapping[str, float]) -> None:
+    def show(self, line: Mapping[str, float | None]) -> None:
         """Let `line`, a step's figures, be what the next scrape gets."""
         self.latest = dict(line)
 
     def text(self) -> str:
-        """Every figure as a gauge."""
+        """Every figure as a gauge; one that is not known is left out, as Prometheus wants it."""
         lines = []
         for name, value in self.latest.items():
+            if value is None:
+                continue
             lines += [f"# TYPE {PREFIX}{name} gauge", f'{PREFIX}{name}{{run="{self.run}"}} {value!r}']
         return "\n".join([*lines, ""])
 

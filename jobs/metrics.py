@@ -1,7 +1,8 @@
 """What a run tells while it runs: `metrics.jsonl`, a line for each step, and a progress line now and then.
 
 Losses are written with all their digits, so that two files can be compared bit by bit. A run that is resumed
-first drops the steps after its checkpoint (and a line that was cut off): each step is there once.
+first takes out the steps after its checkpoint (and a line that was cut off): each step is there once. They move to
+`discarded.jsonl`: they are what the interruption cost.
 """
 
 import json
@@ -18,7 +19,11 @@ class Metrics:
     """The file `metrics.jsonl` of a run, open for the steps after `step`."""
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in read(path) if line["step"] <= step] if path.exists() else []
+        lines = read(path)
+        kept = [line for line in lines if line["step"] <= step]
+        if len(kept) < len(lines):  # before the others are replaced: told twice is better than lost
+            with path.with_name("discarded.jsonl").open("a") as lost:
+                lost.writelines(json.dumps(line) + "\n" for line in lines[len(kept) :])
         beside = path.with_suffix(".tmp")
         beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         beside.replace(path)
@@ -42,7 +47,9 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last one that was cut off is left out."""
+    """The lines of a metrics file; none without one; a last one that was cut off is left out."""
+    if not path.exists():
+        return []
     lines = path.read_text().splitlines()
     whole = []
     for number, line in enumerate(lines):
