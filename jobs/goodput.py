@@ -12,12 +12,15 @@ are not a step's. After Google's "ML productivity goodput", without its third fa
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jobs import metrics
+from jobs.energy import joined
 
+WAITING = ("queue", "reschedule")  # phases without nodes
 QUIET_S = 120.0  # a run without an end whose last step is older is not taken for a running one
 
 
@@ -38,7 +41,20 @@ class Attempt:
     lost_s: float = 0.0
     checkpoint_s: float = 0.0
     joules: float | None = None
+    energy: str | None = None  # what the joules are from: jobs/energy.py
+    cpus: int = 0  # of all nodes
+    gpus: int = 0
+    usd_per_hour: float | None = None  # of all nodes, the job's part of each
     state: str | None = None  # "completed", "interrupted"; None when it came to no orderly end
+
+    @property
+    def held_s(self) -> float:
+        """How long it held its nodes: not while it waited for them."""
+        return max(0.0, self.ended - self.began - sum(self.phases.get(name, 0.0) for name in WAITING))
+
+    @property
+    def usd(self) -> float | None:
+        return None if self.usd_per_hour is None else self.usd_per_hour * self.held_s / 3600
 
 
 @dataclass
@@ -63,8 +79,25 @@ class Account:
     @property
     def joules(self) -> float | None:
         """Of all attempts; None when one did not know its own."""
-        each = [attempt.joules for attempt in self.attempts]
-        return None if not each or None in each else sum(each)  # type: ignore[arg-type]
+        return _sum([attempt.joules for attempt in self.attempts])
+
+    @property
+    def energy(self) -> str | None:
+        """What the joules are from; estimated as soon as a part of them is."""
+        return joined([attempt.energy for attempt in self.attempts])
+
+    @property
+    def usd(self) -> float | None:
+        """Price of the nodes while they were held; None when nobody stated it."""
+        return _sum([attempt.usd for attempt in self.attempts])
+
+    @property
+    def cpu_hours(self) -> float:
+        return sum(attempt.cpus * attempt.held_s for attempt in self.attempts) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(attempt.gpus * attempt.held_s for attempt in self.attempts) / 3600
 
 
 def read(folder: Path, now: float | None = None) -> Account:
@@ -101,7 +134,16 @@ def _attempt(line: dict[str, Any]) -> Attempt:
         resumed_from=int(line["resumed_from"]),
         world_size=int(line["world_size"]),
         phases=dict(line["phases"]),
+        energy=line.get("energy"),
+        cpus=int(line.get("cpus") or 0),
+        gpus=int(line.get("gpus") or 0),
+        usd_per_hour=line.get("usd_per_hour"),
     )
+
+
+def _sum(each: Sequence[float | None]) -> float | None:
+    known = [value for value in each if value is not None]
+    return sum(known) if known and len(known) == len(each) else None
 
 
 def _of(attempts: list[Attempt], unix: float) -> Attempt | None:
