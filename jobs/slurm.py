@@ -2,9 +2,13 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from datetime import datetime
 
 from jobs.errors import Failure
+
+# Of a launcher in this process that queues the job again in its own way, after `main`: see jobs/launch/executor.py
+instead: Callable[[], None] | None = None
 
 
 def job() -> dict[str, str]:
@@ -39,11 +43,16 @@ def times() -> dict[str, float]:
 
 def running() -> bool:
     """Whether Slurm wants this job to run: False once it was cancelled or its time was over."""
+    if instead and "SLURM_JOB_ID" not in os.environ:  # the launcher does without Slurm
+        return True
     return job().get("JobState") == "RUNNING"
 
 
 def requeue() -> None:
     """Have Slurm start this job again; it ends the job's processes for that, this one too. Raises Failure."""
+    if instead:
+        instead()
+        return
     number = os.environ["SLURM_JOB_ID"]
     done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
     if done.returncode:
