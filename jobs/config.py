@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs import interval, options
-from jobs.errors import Mistake
 from jobs.options import option
 
 
@@ -186,15 +185,7 @@ def help_text() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text())
-        return 0
-    try:
-        load(arguments)
-    except Mistake as mistake:
-        print(mistake, file=sys.stderr)
-        return 2
-    return 0
+    return options.check(Config, load, arguments)
 
 
 if __name__ == "__main__":

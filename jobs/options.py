@@ -9,6 +9,7 @@ A tree is a dataclass of such sections, and its options are `--section.key=value
 """
 
 import difflib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, field, fields
 from pathlib import Path
@@ -70,6 +71,19 @@ def read(kind: type[Tree], arguments: Sequence[str], rules: Callable[[Tree], Ite
     if mistakes:
         raise Mistake("\n".join(mistakes))
     return tree
+
+
+def check(kind: type[Any], load: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> int:
+    """What a command that only checks a program's options does: the exit code, after a line for each mistake."""
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text(kind))
+        return 0
+    try:
+        load(arguments)
+    except Mistake as mistake:
+        print(mistake, file=sys.stderr)
+        return 2
+    return 0
 
 
 def to_yaml(config: Any) -> str:
