@@ -2,6 +2,9 @@
 
     python -m jobs.torchrun --standalone --nproc-per-node=2 -m jobs.train --train.steps=50
 
+`--max-restarts=3` starts the workers again when one of them dies or hangs (jobs/heartbeat.py), `--nnodes=1:2` goes on
+with fewer nodes and grows back; the agent is the one of jobs/elastic.py.
+
 In Kubernetes every end but success and mistakes has an exit code that asks for another start (jobs/kubernetes.py).
 
 Slurm with cgroups sends SIGUSR2 to the task that srun started and to none of its children. That task is
@@ -34,6 +37,11 @@ def main(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from jobs import elastic
+
+    elastic.install()
+    if ":" in run.parse_args(arguments).nnodes:
+        os.environ["SLIPWAY_ELASTIC"] = "1"  # an interrupted worker leaves the job to the other nodes
     try:
         run.main(arguments)
     except ChildFailedError as error:
