@@ -48,6 +48,15 @@ def in_validation(path: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") / 2**64 < share
 
 
+def name_of(texts: list[tuple[str, bytes]], *, shard_bytes: int, validation: float) -> str:
+    """The corpus' name, which holds a hash of all that goes into its shards."""
+    digest = hashlib.sha256(f"{FORMAT} {shard_bytes} {validation!r}".encode())
+    for path, text in texts:
+        digest.update(f"\n{path} {len(text)}\n".encode())
+        digest.update(text)
+    return f"stdlib-{digest.hexdigest()[:12]}"
+
+
 def prepare(
     folder: Path, *, shard_bytes: int, validation: float, texts: list[tuple[str, bytes]] | None = None
 ) -> Path:
@@ -58,11 +67,7 @@ def prepare(
     and both use the same bytes. No lock is needed.
     """
     texts = sources() if texts is None else texts
-    digest = hashlib.sha256(f"{FORMAT} {shard_bytes} {validation!r}".encode())
-    for path, text in texts:
-        digest.update(f"\n{path} {len(text)}\n".encode())
-        digest.update(text)
-    ready = folder / f"stdlib-{digest.hexdigest()[:12]}"
+    ready = folder / name_of(texts, shard_bytes=shard_bytes, validation=validation)
     if ready.exists():
         return ready
     split: dict[str, list[tuple[str, bytes]]] = {name: [] for name in SPLITS}
@@ -162,6 +167,11 @@ class Order:
     def between(self, first: int, last: int) -> list[int]:
         """Numbers of the samples at the places `first` up to, not including, `last` of all epochs in a row."""
         return [int(self._epoch(at // self.samples)[at % self.samples]) for at in range(first, last)]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each shard, as the manifest has it and `check` has found it."""
+    return {file: facts["sha256"] for file, facts in sorted(_manifest(folder)["shards"].items())}
 
 
 def _manifest(folder: Path) -> Any:

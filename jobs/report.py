@@ -161,10 +161,10 @@ def waterfall(account: Account) -> str:
         at, pieces = attempt.began - zero, []
         other = attempt.ended - attempt.first_step - attempt.kept_s - attempt.lost_s - attempt.checkpoint_s
         after = (attempt.kept_s, attempt.lost_s, attempt.checkpoint_s, max(0.0, other))
-        for index, name in enumerate(names):
+        for name in names:
             seconds = attempt.phases.get(name, 0.0)
             if seconds > 0:
-                pieces.append((at, seconds, index + 4, f"{name.replace('_', ' ')} {seconds:.1f} s"))
+                pieces.append((at, seconds, 0, f"{name.replace('_', ' ')} {seconds:.1f} s"))
                 at += seconds
         for index, (name, seconds) in enumerate(zip(spent, after, strict=True)):
             if seconds > 0:
@@ -179,8 +179,8 @@ def waterfall(account: Account) -> str:
         body += f"<tr><th>{name}" + "".join(f"<td>{cell}" for cell in cells)
     return (
         svg.bars("Restart waterfall", rows, "s")
-        + svg.legend([(2, "kept steps"), (1, "lost steps"), (3, "checkpoints"), (6, "other")])
-        + '<p class="note">Before them: the phases of the start, in seconds. Point at a bar for its name.</p>'
+        + svg.legend([(0, "start"), (2, "kept steps"), (1, "lost steps"), (3, "checkpoints"), (6, "other")])
+        + '<p class="note">The phases of each start, in seconds. Point at a bar for its name.</p>'
         + f"<table><tr><th>{heads}{body}</table>"
     )
 

@@ -15,7 +15,7 @@ POINTS = 600  # of a line at most: more than a screen shows
 # Okabe and Ito's colours, which people with any colour vision tell apart; lighter ones on dark.
 STYLE = """svg{width:100%;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--dim)}
 .axis{stroke:var(--line);fill:none}.mark{stroke:var(--dim);stroke-dasharray:5 4}
-.plot{fill:none;stroke-width:1.6}
+.plot{fill:none;stroke-width:1.6}rect{stroke:var(--back);stroke-width:.7}
 :root{--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;--c4:#b58900;--c5:#56b4e9;--c6:#8a8a8a;--c7:#6a3d9a}
 @media(prefers-color-scheme:dark){:root{--c0:#56b4e9;--c1:#ff9f4a;--c2:#3fd0a5;--c3:#e8a5cb;--c4:#f0e442;
 --c5:#8fc7ff;--c6:#a8a8a8;--c7:#b79cf0}}"""

@@ -1,5 +1,7 @@
-"""What surrounds the training, without torch: run folders, phases, signals, the report."""
+"""What surrounds the training, without torch: run folders, phases, signals."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra.paths import CHECKOUT
-from jobs import kubernetes, phases, report, runfolder, signals, slurm, torchrun
+from jobs import kubernetes, phases, runfolder, signals, slurm, torchrun
 from jobs.errors import Failure
 from jobs.exporter import Exporter
 from tests.unit.test_jobs_sbatch import script
@@ -127,12 +129,73 @@ def test_latest_points_to_the_newest_run(elsewhere: Path) -> None:
 
 
 def test_the_environment_is_kept_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_JWT", "eyJ")
     monkeypatch.setenv("SLURM_NNODES", "2")
-    monkeypatch.setenv("SLURM_SOME_TOKEN", "t")
-    launcher = runfolder.environment([], "cpu", 1, {})["launcher"]
-    assert launcher["SLURM_NNODES"] == "2"
-    assert {"SLURM_JWT", "SLURM_SOME_TOKEN"}.isdisjoint(launcher)
+    secrets = [
+        "SLURM_JWT",
+        "SLURM_SOME_TOKEN",
+        "SLURM_SPANK_PASSPHRASE",
+        "PET_RDZV_TOKEN",
+        "WANDB_API_KEY",
+        "HF_TOKEN",
+    ]
+    for name in secrets:
+        monkeypatch.setenv(name, f"secret-of-{name}")
+    found = runfolder.environment([], "cpu", 1, {})
+    assert found["launcher"]["SLURM_NNODES"] == "2"
+    assert "secret-of" not in json.dumps(found)
+
+
+def checkout(folder: Path) -> None:
+    """A git repository with one commit, a change to a tracked file, and an untracked one."""
+    (folder / "jobs").mkdir()
+    (folder / "jobs/train.py").write_text("steps = 1\n")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    (folder / "jobs/train.py").write_text("steps = 2\n")
+    (folder / "jobs/.env").write_text("API_KEY=hidden\n")
+
+
+def test_changes_of_tracked_files_are_kept_and_no_others(elsewhere: Path) -> None:
+    checkout(elsewhere)
+    path = elsewhere / "code.diff"
+    facts = runfolder.keep_diff(path)
+    assert facts == {
+        "bytes": len(path.read_bytes()),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "kept": True,
+    }
+    assert "+steps = 2" in path.read_text()
+    assert "hidden" not in path.read_text()
+    git = runfolder.git()
+    assert git
+    assert (len(git["commit"]), git["dirty"], git["untracked"]) == (40, True, ["jobs/.env"])
+    subprocess.run(["git", "apply", "-R", "code.diff"], check=True)
+    assert (runfolder.keep_diff(path), path.exists()) == (None, False)
+
+
+def test_a_diff_that_is_too_long_is_named_and_not_kept(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout(elsewhere)
+    monkeypatch.setattr(runfolder, "DIFF_BYTES", 10)
+    facts = runfolder.keep_diff(elsewhere / "code.diff")
+    assert facts
+    assert (facts["kept"], len(facts["sha256"]), (elsewhere / "code.diff").exists()) == (False, 64, False)
+
+
+def test_code_has_another_hash_when_a_file_changes_moves_or_comes(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("1")
+    hashes = [runfolder.code(tmp_path)]
+    (tmp_path / "a.py").write_text("2")
+    hashes.append(runfolder.code(tmp_path))
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    hashes.append(runfolder.code(tmp_path))
+    (tmp_path / "c.py").touch()
+    hashes.append(runfolder.code(tmp_path))
+    (tmp_path / "notes.txt").touch()
+    assert len(set(hashes)) == 4
+    assert runfolder.code(tmp_path) == hashes[-1]
 
 
 def test_phases_before_the_worker_come_from_slurm_and_torchrun(
@@ -215,28 +278,3 @@ def test_children_are_found_whatever_their_name(tmp_path: Path) -> None:
     finally:
         child.kill()
         child.communicate()
-
-
-def test_the_report_is_one_page_and_escapes_what_it_shows() -> None:
-    summary = {
-        "run": "<1>",
-        "state": "completed",
-        "step": 2,
-        "steps": 2,
-        "restarts": 0,
-        "world_size": 2,
-        "hosts": ["a & b"],
-        "device": "cpu",
-        "gpus_simulated": True,
-        "stack": "cuda13",
-        "data": "d",
-        "tokens_per_s": 12345.0,
-        "bits_per_byte": {"validation": 2.0, "bigram": 3.0, "unigram": 4.0},
-        "phases": {"first_step": 1.0},
-    }
-    page = report.page(summary, b"png")
-    assert "Run &lt;1&gt;" in page
-    assert "a &amp; b" in page
-    assert "GPUs are simulated" in page
-    assert "12.3k tokens/s" in page
-    assert 'src="http' not in page
