@@ -27,6 +27,7 @@ def jobs(
             changed.append(name)
             if not check:
                 path.write_text(text)
+                path.chmod(0o755 if name.endswith(".sh") else 0o644)
     verb = "would change" if check else "changed"
     typer.echo(
         "\n".join(f"{name}: {verb}" for name in changed) or "jobs: every file is as its description says"
