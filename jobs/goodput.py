@@ -10,6 +10,7 @@ A step's seconds hold its wait for data and for other ranks; those of a checkpoi
 are not a step's. After Google's "ML productivity goodput", without its third factor: that is MFU (jobs/flops.py).
 """
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -117,7 +118,8 @@ def read(folder: Path, now: float | None = None) -> Account:
         if attempt:
             attempt.ended, attempt.state = float(line["time"]), line["state"]
             attempt.joules = line.get("joules", attempt.joules)
-    return Account(attempts, _state(attempts, now))
+    _clamp(attempts)
+    return Account(attempts, _state(attempts, now, folder / "summary.json"))
 
 
 def start_of(line: dict[str, Any]) -> float:
@@ -165,12 +167,24 @@ def _add(attempt: Attempt, line: dict[str, Any], kept: bool) -> None:
     attempt.ended = max(attempt.ended, float(line["time"]))
 
 
-def _state(attempts: list[Attempt], now: float) -> str:
+def _clamp(attempts: list[Attempt]) -> None:
+    """A launcher that starts workers again was there before: its phases must not reach into the start before."""
+    for before, attempt in itertools.pairwise(attempts):
+        attempt.began = min(max(attempt.began, before.ended), attempt.first_step)
+
+
+def _state(attempts: list[Attempt], now: float, summary: Path) -> str:
     if not attempts:
         return "died"
     last = attempts[-1]
     if last.state:
         return last.state
+    try:  # of a run from before there was ends.jsonl
+        found = json.loads(summary.read_text())
+        if found["step"] == last.resumed_from + last.kept:
+            return str(found["state"])
+    except (OSError, ValueError, KeyError):
+        pass
     return "running" if now - last.ended < QUIET_S else "died"
 
 

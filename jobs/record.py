@@ -56,6 +56,17 @@ class Record:
         return goodput.read(self.folder)
 
     @property
+    def job(self) -> str | None:
+        """Slurm's number of the job that wrote it."""
+        number: str | None = self.environment.get("launcher", {}).get("SLURM_JOB_ID")
+        return number
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its scheduler gave it GPUs that are not there."""
+        return bool(self.environment.get("gpus_simulated") or self.summary.get("gpus_simulated"))
+
+    @property
     def tokens(self) -> int:
         """Tokens of the steps that count."""
         return len(self.lines) * self.number("train.batch") * self.number("model.context")
@@ -72,7 +83,7 @@ def find(name: str) -> Record:
     """The run of a folder, or of a name in runs/: `17`, `latest`. Raises Mistake when there is none."""
     for folder in (Path(name), RUNS / name):
         if (folder / "config.yaml").is_file():
-            return Record(folder.resolve() if folder.is_symlink() else folder)
+            return Record(folder.parent / folder.resolve().name if folder.is_symlink() else folder)
     where = name if Path(name).is_dir() else RUNS / name
     why = "no config.yaml in it" if Path(where).is_dir() else "no such folder"
     raise Mistake(f"{where}: not a run: {why}. There are: {', '.join(names()) or 'none'}")

@@ -124,7 +124,7 @@ def environment(
         "command": sys.argv,
         "seed": seed,
         "stack": stack(),
-        "image": os.environ.get("SLIPWAY_IMAGE") or _first_line(Path("/etc/slipway/image")),
+        "image": image(),
         "git": git(),
         "code": code(),
         "python": platform.python_version(),
@@ -176,6 +176,11 @@ def code(folder: Path | None = None) -> str:
         digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def image() -> str | None:
+    """The container image with its digest, as the pod or the node names it; None on a plain machine."""
+    return os.environ.get("SLIPWAY_IMAGE") or _first_line(Path("/etc/slipway/image"))
 
 
 def stack() -> str:
