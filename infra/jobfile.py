@@ -207,8 +207,8 @@ def _sized(document: yamlfile.Document, job: JobFile, root: Path) -> JobFile:
 
 def _rules(document: yamlfile.Document, job: JobFile, root: Path) -> None:
     """What must hold between the keys."""
-    if document.path.name != f"{job.name}{SUFFIX}":
-        found = document.path.name.removesuffix(SUFFIX)
+    found = document.path.name.removesuffix(SUFFIX)
+    if job.name != found:
         document.wrong(("name",), f"'{job.name}' is not the file's name; write '{found}'")
     known = stackfolder.names(root)
     if job.stack not in known:
@@ -222,6 +222,8 @@ def _rules(document: yamlfile.Document, job: JobFile, root: Path) -> None:
     for name in job.environment:
         if TAKEN.fullmatch(name):
             document.wrong(("environment", name), "a launcher sets it; another name is needed")
+    if job.torchx and job.torchx.file != f"jobs/{found}.torchx.yaml":
+        document.wrong(("torchx", "file"), f"jobs/components.py looks for jobs/{found}.torchx.yaml")
     kubernetes = job.kubernetes
     if not any((job.torchrun, job.slurm, job.torchx, job.submitit, kubernetes)):
         document.wrong(
