@@ -144,16 +144,16 @@ def checkpoint(ranks: Any) -> list[Figure]:
     """
     import torch
 
-    from jobs import config, model, optim, parallel
+    from jobs import config
     from jobs.checkpoint import Checkpoints
+    from jobs.mesh import Mesh
+    from jobs.trainable import Trainable
 
-    shape = config.Model(layers=8, heads=8, width=512, context=64)
-    network = parallel.spread(model.GPT(shape), ranks)
-    optimizer = optim.make(network, config.Train())
-    tokens = torch.randint(256, (1, 65), device=ranks.device)
-    model.loss(network(tokens[:, :-1]), tokens[:, 1:]).backward()
-    optimizer.step()
-    state = [p.detach() for p in network.parameters()] * 3  # weights and two moments of Adam
+    settings = config.Config(model=config.Model(layers=8, heads=8, width=512, context=64))
+    trained = Trainable(settings, Mesh(replicate=ranks.size), ranks)
+    trained.step_loss(torch.randint(256, (1, 65), device=ranks.device))
+    trained.step()
+    state = [p.detach() for p in trained.model.parameters()] * 3  # weights and two moments of Adam
     size = sum(each.numel() * each.element_size() for each in state)
     room = Path(ranks.told(tempfile.mkdtemp(prefix="bench-", dir="runs") if ranks.first else None))
     saves = Checkpoints(room, keep=1, facts={}, ranks=ranks, say=lambda line: print(line, flush=True))
@@ -166,7 +166,7 @@ def checkpoint(ranks: Any) -> list[Figure]:
         nonlocal count
         count += 1
         start = time.perf_counter()
-        saves.save(count, network, optimizer)
+        saves.save(count, trained)
         stalls.append(time.perf_counter() - start)
         if not saves.finish():
             raise SystemExit(1)

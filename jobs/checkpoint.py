@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from jobs.parallel import Ranks
+from jobs.ranks import Ranks
+from jobs.trainable import Trainable
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Checkpoints:
         self._pending: tuple[int, Future[int]] | None = None
         self._stager: Any = None
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, step: int, trained: Trainable) -> None:
         """Start to save the state after `step` steps. Waits for the save before, if that still runs."""
         from torch.distributed.checkpoint.staging import (
             DefaultStager,
@@ -69,7 +69,7 @@ class Checkpoints:
                 use_non_blocking_copy=gpu,
             )
             self._stager = DefaultStager(options)
-        staged = self._stager.stage(_state(model, optimizer, self.ranks))
+        staged = self._stager.stage(_state(trained, self.ranks))
         self._pending = (step, self._writer.submit(self._write, step, staged))
         self.stall_s.append(time.perf_counter() - start)
 
@@ -90,13 +90,13 @@ class Checkpoints:
         self.say(f"checkpoint of step {step} NOT saved: {_reason(error)}; training goes on without it")
         return False
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def load(self, trained: Trainable) -> int:
         """Load the newest usable checkpoint. Returns its step, 0 when there is none."""
         names = sorted(path.name for path in self.folder.glob("step-*")) if self.ranks.first else None
         for name in reversed(self.ranks.told(names)):
             reason = next(filter(None, self.ranks.gathered(self._why_not(self.folder / name))), None)
             if reason is None:
-                self._read(self.folder / name, model, optimizer)
+                self._read(self.folder / name, trained)
                 return int(name.removeprefix("step-"))
             self.say(f"checkpoint {self.folder / name} refused: {reason}")
         return 0
@@ -191,30 +191,22 @@ class Checkpoints:
                 return f"torn: {name}: sha256 {found['sha256'][:12]}..., should be {facts['sha256'][:12]}..."
         return None
 
-    def _read(self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def _read(self, folder: Path, trained: Trainable) -> None:
         import torch.distributed.checkpoint as dcp
-        from torch.distributed.checkpoint.state_dict import set_state_dict
 
-        state = _state(model, optimizer, self.ranks)
+        state = _state(trained, self.ranks)
         written = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
         if f"random.{self.ranks.rank}" not in written:  # saved by fewer ranks: this one has its seed
             del state["random"]
         dcp.load(state, storage_reader=dcp.FileSystemReader(folder), process_group=self.ranks.background)
-        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        trained.load_state(state)
         if "random" in state:
             torch.set_rng_state(state["random"][str(self.ranks.rank)])
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Any]:
+def _state(trained: Trainable, ranks: Ranks) -> dict[str, Any]:
     """Everything that the next step depends on and that seed and step do not give."""
-    from torch.distributed.checkpoint.state_dict import get_state_dict
-
-    weights, moments = get_state_dict(model, optimizer)
-    return {
-        "model": weights,
-        "optimizer": moments,
-        "random": {str(ranks.rank): torch.get_rng_state()},  # each rank's own
-    }
+    return {**trained.state(), "random": {str(ranks.rank): torch.get_rng_state()}}  # each rank's own
 
 
 def describe(file: Path) -> dict[str, Any]:
@@ -232,6 +224,8 @@ def _reason(error: BaseException) -> str:
         return f"rank {rank}: {_reason(cause)}"
     while not isinstance(error, OSError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    if "unexpected pos" in str(error):  # torch's zip writer, where a write took less than it was given
+        return "a write was cut short: the disk is full, or the file as large as it may be"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

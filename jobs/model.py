@@ -1,5 +1,7 @@
 """A small byte-level GPT: pre-norm blocks, rotary positions, squared ReLU, no biases."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,21 +10,42 @@ from jobs.config import Model
 from jobs.data import VOCABULARY
 
 
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of each position to itself and those before it; all (batch, heads, time, size)."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+class Projections(nn.Module):
+    """Queries, keys and values in one product. The weight is (3, width, width), so that it splits by heads."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        one = nn.Linear(width, 3 * width, bias=False)
+        self.weight = nn.Parameter(one.weight.detach().view(3, width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Where tensor parallelism split the weight, this rank's heads are computed as an ordinary product.
+        weight = self.weight.to_local() if hasattr(self.weight, "to_local") else self.weight
+        return F.linear(x, weight.flatten(0, 1))
+
+
 class Attention(nn.Module):
     """Causal self-attention with rotary positions and normalised queries and keys (stable at high rates)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.size = width // heads
+        self.qkv = Projections(width)
         self.out = nn.Linear(width, width, bias=False)
+        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = causal
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        batch, time, width = x.shape
-        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        projected = self.qkv(x)
+        batch, time, _ = projected.shape
+        q, k, v = projected.view(batch, time, 3, -1, self.size).permute(2, 0, 3, 1, 4)
         q, k = rotate(norm(q), rotation), rotate(norm(k), rotation)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(batch, time, width))
+        y = self.attend(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(batch, time, -1))
 
 
 class Block(nn.Module):
@@ -38,13 +61,20 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Bytes (batch, time) to logits of the next byte (batch, time, 256)."""
+    """Bytes (batch, time) to logits of the next byte (batch, time, 256).
+
+    A stage of a pipeline is the same with some blocks only, and with no embedding or no head: then what goes
+    in or comes out is the residual stream, (batch, time, width).
+    """
 
     def __init__(self, shape: Model) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, shape.width)
-        self.blocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(shape.layers))
-        self.head = nn.Linear(shape.width, VOCABULARY, bias=False)
+        self.embedding: nn.Module | None = nn.Embedding(VOCABULARY, shape.width)
+        # By name, so that a block is called the same in a stage and in the checkpoint of any mesh.
+        self.blocks = nn.ModuleDict(
+            {str(layer): Block(shape.width, shape.heads) for layer in range(shape.layers)}
+        )
+        self.head: nn.Module | None = nn.Linear(shape.width, VOCABULARY, bias=False)
         cos, sin = rotation(shape.context, shape.width // shape.heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -61,16 +91,15 @@ class GPT(nn.Module):
             elif name.endswith("embedding.weight"):
                 nn.init.normal_(weight)
             else:
-                bound = (3 / weight.shape[1]) ** 0.5
+                bound = (3 / weight.shape[-1]) ** 0.5
                 nn.init.uniform_(weight, -bound, bound)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        time = tokens.shape[1]
-        turn = (self.cos[:time], self.sin[:time])
-        x = norm(self.embedding(tokens))
-        for block in self.blocks:
+        turn = (self.cos, self.sin)
+        x = norm(self.embedding(tokens)) if self.embedding is not None else tokens
+        for block in self.blocks.values():
             x = block(x, turn)
-        return self.head(norm(x))
+        return self.head(norm(x)) if self.head is not None else x
 
 
 def norm(x: Tensor) -> Tensor:
@@ -87,11 +116,13 @@ def rotation(time: int, size: int, base: float = 1000.0) -> tuple[Tensor, Tensor
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn pairs of channels of (..., time, size) by their position's angle."""
-    cos, sin = turn
+    time = x.shape[-2]
+    cos, sin = turn[0][:time], turn[1][:time]
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
 def loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats of each target byte."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -8,7 +8,7 @@ from torch import nn
 from jobs.config import Train
 
 
-def make(model: nn.Module, train: Train) -> torch.optim.Optimizer:
+def make(model: nn.Module, train: Train, fused: bool = True) -> torch.optim.Optimizer:
     """Matrices are decayed; the embedding, whose rows are rarely visited, is not."""
     decayed = [p for name, p in model.named_parameters() if "embedding" not in name]
     others = [p for name, p in model.named_parameters() if "embedding" in name]
@@ -16,7 +16,7 @@ def make(model: nn.Module, train: Train) -> torch.optim.Optimizer:
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.95), eps=1e-10, fused=True)
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.95), eps=1e-10, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, train: Train, step: int) -> float:

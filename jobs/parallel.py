@@ -1,9 +1,12 @@
-"""What the ranks of a run share: process groups, their devices, and how a model is spread over them."""
+"""How the plain model of jobs/model.py is spread over a mesh: everything parallel about it is in this file.
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+The order matters: tensor parallelism says what each rank's part of a matrix is, context parallelism what its
+part of a sequence is, recomputation and compilation wrap a block as it then is, and data parallelism, which
+gathers weights and averages gradients, comes around all of that. A pipeline (jobs/pipeline.py) does this to
+each of its stages. What is not asked for is not imported: it would come before the first step.
+"""
+
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,83 +14,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from jobs import precision
+from jobs.config import Compute
+from jobs.mesh import Mesh
+from jobs.model import GPT
+from jobs.ranks import Ranks, end, start
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among the others, and where it computes."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    device: torch.device
-    simulated: bool  # the scheduler gave GPUs that are not there
-    background: Any  # a process group on CPU beside training's, for objects and for the checkpoint's thread
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
-
-    def agree(self, values: Sequence[float]) -> list[float]:
-        """Sum of each value over all ranks, in double precision; the same bits on every rank."""
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
-        return tensor.tolist()
-
-    def told(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.background)
-        return box[0]
-
-    def gathered(self, value: Any) -> list[Any]:
-        """Every rank's value, in the order of ranks, on every rank."""
-        box: list[Any] = [None] * self.size
-        dist.all_gather_object(box, value, group=self.background)
-        return box
-
-    def wait(self) -> None:
-        dist.barrier(group=self.background)
-
-
-def start(peer_timeout_s: int) -> Ranks:
-    """Meet the other ranks. NCCL where there are GPUs, else gloo.
-
-    A peer that says nothing for `peer_timeout_s` makes every collective fail: without it, a lost node would
-    hold the others for half an hour. A process that is not under torchrun is a world of one.
-    """
-    for name, alone in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
-        os.environ.setdefault(name, alone)
-    os.environ.setdefault("MASTER_ADDR", "localhost")
-    local_rank = int(os.environ["LOCAL_RANK"])
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
-    timeout = timedelta(seconds=peer_timeout_s)
-    if "MASTER_PORT" in os.environ:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timeout, device_id=device if gpu else None
-        )
-    else:  # alone: nobody to meet, so no port that could be taken
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            store=dist.HashStore(),
-            rank=0,
-            world_size=1,
-            timeout=timeout,
-        )
-    return Ranks(
-        rank=dist.get_rank(),
-        size=dist.get_world_size(),
-        local_rank=local_rank,
-        local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
-        device=device,
-        # Slurm names the devices; in Kubernetes the job says how many it asked for.
-        simulated=not gpu
-        and (bool(os.environ.get("CUDA_VISIBLE_DEVICES")) or os.environ.get("SLIPWAY_GPUS", "0") != "0"),
-        background=dist.new_group(backend="gloo", timeout=timeout),
-    )
+__all__ = ["Layout", "Ranks", "apply", "end", "spread", "start"]
 
 
 def spread(model: nn.Module, ranks: Ranks) -> nn.Module:
@@ -95,5 +28,144 @@ def spread(model: nn.Module, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(model.to(ranks.device), gradient_as_bucket_view=True)
 
 
-def end() -> None:
-    dist.destroy_process_group()
+class Layout:
+    """The mesh as torch knows it: process groups along its dimensions. Made by all ranks at once.
+
+    Ranks with other parts of a sequence average gradients as those with other samples do, and with FSDP they
+    share the weights, too: so `context` is a part of `replicate` or `shard` in `devices`.
+    """
+
+    def __init__(self, mesh: Mesh, ranks: Ranks) -> None:
+        self.mesh, self.ranks = mesh, ranks
+        self.devices: Any = None  # DDP alone needs nothing but the world
+        self.context: Any = None
+        if mesh.plain:
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+
+        copies, weights = mesh.replicate, mesh.shard
+        if mesh.form == "fsdp":
+            weights *= mesh.context
+        else:
+            copies *= mesh.context
+        self.devices = init_device_mesh(
+            ranks.device.type,
+            (mesh.pipeline, copies, weights, mesh.tensor),
+            mesh_dim_names=("pipeline", "replicate", "shard", "tensor"),
+        )
+        if mesh.context > 1:
+            self.context, _ = dist.new_subgroups_by_enumeration(mesh.groups("context"))
+
+
+def apply(model: GPT, layout: Layout, compute: Compute) -> nn.Module:
+    """The model, or a stage of it, on its mesh, in place; returns what to call: it or a wrapper around it."""
+    mesh, devices, ranks = layout.mesh, layout.devices, layout.ranks
+    precision.cast(model, compute.precision, ranks.device)
+    if mesh.tensor > 1:
+        _split_matrices(model, devices["tensor"])
+    if mesh.context > 1:
+        _split_sequences(model, layout.context)
+    if compute.precision == "fp8":
+        from jobs import float8
+
+        float8.convert(model.blocks)
+    for block in model.blocks.values():
+        if compute.recompute:
+            from torch.utils.checkpoint import checkpoint
+
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if compute.compile:
+            block.compile()
+    if mesh.plain:
+        return spread(model, ranks)
+    if mesh.form == "fsdp":
+        _shard(model, mesh, devices, compute)
+    elif mesh.data * mesh.context > 1:
+        _replicate(model, devices)
+    return model.to(ranks.device)
+
+
+def _split_matrices(model: GPT, tensor: Any) -> None:
+    """Each block has two products of columns and two of rows, between which nothing is sent (Megatron-LM,
+
+    arXiv:1909.08053); around them each rank has a part of the sequence (arXiv:2205.05198), so that the
+    residual stream is not stored by all: all-gather before the columns, reduce-scatter after the rows.
+    """
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        ParallelStyle,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    class Heads(ParallelStyle):
+        """Projections whose (3, width, width) are split by heads: each rank computes some heads' q, k and v."""
+
+        def _apply(self, module: nn.Module, mesh: Any) -> nn.Module:
+            def whole(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+                part = DTensor.from_local(inputs[0], mesh, (Shard(1),))
+                # Each rank's gradient is of its own heads only, and the way back adds them up.
+                return part.redistribute(placements=(Replicate(),)).to_local(grad_placements=(Partial(),))
+
+            weight = distribute_tensor(module.weight, mesh, (Shard(1),), src_data_rank=None)
+            module.weight = nn.Parameter(weight)
+            module.register_forward_pre_hook(whole)
+            return module
+
+    parts: dict[str, Any] = {
+        "blocks.*.attention.qkv": Heads(),
+        "blocks.*.attention.out": RowwiseParallel(output_layouts=Shard(1)),
+        "blocks.*.up": ColwiseParallel(input_layouts=Shard(1)),
+        "blocks.*.down": RowwiseParallel(output_layouts=Shard(1)),
+    }
+    if model.embedding is not None:
+        parts["embedding"] = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
+    if model.head is not None:
+        parts["head"] = ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate())
+    parallelize_module(model, tensor, parts, src_data_rank=None)
+
+
+def _split_sequences(model: GPT, among: Any) -> None:
+    """Each rank of the group has some positions of each sequence, and their rotations."""
+    from jobs import context
+
+    attend = context.Attend(among)
+    mine = context.positions(len(model.cos), attend.rank, attend.ranks)
+    model.cos, model.sin = model.cos[mine], model.sin[mine]
+    for block in model.blocks.values():
+        block.attention.attend = attend
+
+
+def _shard(model: GPT, mesh: Mesh, devices: Any, compute: Compute) -> None:
+    """FSDP2: each block's weights are gathered before it runs, each rank keeps its part of the gradient.
+
+    With replicas (HSDP) weights are gathered inside a shard group, gradients averaged between them as well.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor import Shard
+
+    kind = precision.AUTOCAST.get(compute.precision)
+    options = {
+        "mesh": devices["replicate", "shard"] if mesh.replicate > 1 else devices["shard"],
+        "mp_policy": MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32 if kind else None),
+        # A microbatch would gather them again for each of its two passes.
+        "reshard_after_forward": mesh.pipeline == 1,
+        # The first dimension of q, k and v counts to three.
+        "shard_placement_fn": lambda weight: Shard(2) if weight.ndim == 3 else None,
+    }
+    for block in model.blocks.values():
+        fully_shard(block, **options)
+    fully_shard(model, **options)
+
+
+def _replicate(model: GPT, devices: Any) -> None:
+    """DDP for a model whose weights are DTensors or whose backward comes in microbatches: FSDP2's machinery,
+
+    which overlaps the averages with the backward pass, without the sharding.
+    """
+    from torch.distributed._composable.replicate_with_fsdp import replicate
+
+    for block in model.blocks.values():
+        replicate(block, mesh=devices["replicate"])
+    replicate(model, mesh=devices["replicate"])

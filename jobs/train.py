@@ -16,14 +16,18 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jobs import config as configuration
 from jobs import data, kubernetes, metrics, ngrams, runfolder, signals, slurm
 from jobs.config import Config
 from jobs.errors import Failure, Mistake
 from jobs.exporter import Exporter
+from jobs.mesh import Mesh
 from jobs.phases import Phases, before_worker
 
 
@@ -31,24 +35,22 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     """Whether the run reached its last step; False when a warning ended it before."""
     import torch
 
-    from jobs import model as gpt
-    from jobs import optim, parallel
+    from jobs import optim
+    from jobs import ranks as everyone
     from jobs.checkpoint import Checkpoints
+    from jobs.trainable import Trainable
 
     phases.mark("import")
 
     # -- who we are ----------------------------------------------------------------------------------------
-    ranks = parallel.start(config.run.peer_timeout_s)
+    ranks = everyone.start(config.run.peer_timeout_s)
     phases.mark("rendezvous")
 
     def say(line: str) -> None:
         if ranks.first:
             print(line, flush=True)
 
-    if config.train.batch % ranks.size:
-        raise Mistake(
-            f"train.batch: {config.train.batch} sequences do not split evenly over {ranks.size} ranks"
-        )
+    mesh = Mesh.of(config, ranks.size)
     torch.set_num_threads(config.train.threads)
     if (
         ranks.device.type == "cuda"
@@ -61,7 +63,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     if ranks.first:
         (folder / "config.yaml").write_text(configuration.to_yaml(config))
         runfolder.link_latest(folder)
-    say(_headline(folder, ranks, len(hosts), starts))
+    say(_headline(folder, ranks, mesh, len(hosts), starts))
 
     # -- data: rank 0 prepares it; where the folder is each node's own, so does the first rank there -------
     where = Path(config.data.folder)
@@ -78,8 +80,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     phases.mark("data")
 
     # -- model, optimiser, and where an earlier start of this run left them --------------------------------
-    model = parallel.spread(gpt.GPT(config.model), ranks)
-    optimizer = optim.make(model, config.train)
+    trained = Trainable(config, mesh, ranks)
     phases.mark("model")
     checkpoints = Checkpoints(
         folder / "checkpoints",
@@ -88,7 +89,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         ranks=ranks,
         say=say,
     )
-    resumed = step = checkpoints.load(model, optimizer)
+    resumed = step = checkpoints.load(trained)
     record = metrics.Metrics(folder / "metrics.jsonl", step) if ranks.first else None
     exported = Exporter(folder.name) if ranks.local_rank == 0 else None
     if resumed:
@@ -97,7 +98,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
 
     # -- the loop ------------------------------------------------------------------------------------------
     tokens = config.train.batch * config.model.context
-    sample = (config.train.batch, ranks.rank, ranks.size)
+    sample = (config.train.batch, mesh.data_rank(ranks.rank), mesh.data)
     requeue = stop = False
     first_step_unix = 0.0
     loop_start, loop_from = time.perf_counter(), step
@@ -107,12 +108,10 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         bytes_ = torch.from_numpy(training.windows(numbers)).to(ranks.device).long()
         data_s = time.perf_counter() - step_start
 
-        optim.set_rate(optimizer, config.train, step)
-        loss = gpt.loss(model(bytes_[:, :-1]), bytes_[:, 1:])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optim.set_rate(trained.optimizer, config.train, step)
+        loss = trained.step_loss(bytes_)
+        trained.clip(config.train.clip)
+        trained.step()
         step += 1
 
         # One reduction for the mean loss and the warnings: all ranks learn of a signal after the same step.
@@ -145,7 +144,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         if due or requeue or stop or step == config.train.steps:
             if record:
                 record.sync()
-            checkpoints.save(step, model, optimizer)
+            checkpoints.save(step, trained)
     train_s = time.perf_counter() - loop_start
     phases.mark("train")
 
@@ -155,7 +154,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     checkpoints.close()
     phases.mark("last_checkpoint")
     interrupted = step < config.train.steps
-    bits = {} if interrupted else _validate(config, corpus, training, model, ranks)
+    bits = {} if interrupted else _validate(config, corpus, training, trained, ranks)
     phases.mark("validation")
     if ranks.first:
         summary: dict[str, Any] = {
@@ -166,6 +165,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
             "resumed_from": resumed,
             "restarts": starts,
             "world_size": ranks.size,
+            "mesh": asdict(mesh),
             "hosts": hosts,
             "device": ranks.device.type,
             "gpus_simulated": ranks.simulated,
@@ -196,17 +196,18 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     ranks.wait()
     if interrupted and ranks.first:
         _queue_again(folder)
-    parallel.end()
+    everyone.end()
     return not interrupted
 
 
-def _headline(folder: Path, ranks: Any, nodes: int, starts: int) -> str:
+def _headline(folder: Path, ranks: Any, mesh: Mesh, nodes: int, starts: int) -> str:
     where = "NCCL on GPUs" if ranks.device.type == "cuda" else "gloo on CPU"
     if ranks.simulated:
         where = "GPUs simulated: training on CPU, gloo"
     again = f", start {starts + 1}" if starts else ""
     many = "s" if ranks.size > 1 else ""
-    return f"{folder}: {ranks.size} rank{many} on {nodes} node{'s' if nodes > 1 else ''}, {where}{again}"
+    how = f", {mesh.line()}" if mesh.line() else ""
+    return f"{folder}: {ranks.size} rank{many} on {nodes} node{'s' if nodes > 1 else ''}, {where}{how}{again}"
 
 
 def _tell_start(
@@ -241,27 +242,35 @@ def _tell_start(
     print(f"{name}: {phases.line()}", flush=True)
 
 
-def _validate(config: Config, corpus: Path, training: data.Split, model: Any, ranks: Any) -> dict[str, float]:
-    """Bits per byte on held-out files, of the model and of counting, on the same windows. On all ranks."""
+def _validate(
+    config: Config, corpus: Path, training: data.Split, trained: Any, ranks: Any
+) -> dict[str, float]:
+    """Bits per byte on held-out files, of the model and of counting, on the same windows. On all ranks.
+
+    The windows come in whole batches, because on some meshes all ranks have to call the model equally often;
+    a held-out part with less than one is gone through again.
+    """
     import torch
 
-    from jobs import model as gpt
-
+    mesh, batch = trained.mesh, config.train.batch
     held_out = data.Split(corpus, "validation", config.model.context)
-    count = min(config.run.validate, len(held_out))
-    numbers = [index * len(held_out) // count for index in range(count)]  # spread evenly over the files
-    mine = held_out.windows(numbers[ranks.rank :: ranks.size])
+    batches = max(1, min(config.run.validate, len(held_out)) // batch)
+    numbers = [
+        index * len(held_out) // (batches * batch) for index in range(batches * batch)
+    ]  # spread evenly
+    mine = held_out.windows(numbers[mesh.data_rank(ranks.rank) :: mesh.data])
     total = 0.0
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(mine), 32):
-            rows = torch.from_numpy(mine[start : start + 32]).to(ranks.device).long()
-            total += gpt.loss(model.module(rows[:, :-1]), rows[:, 1:]).item() * len(rows)
+    for rows in np.split(mine, batches):
+        total += trained.evaluate(torch.from_numpy(rows).to(ranks.device).long()).item()
     (nats,) = ranks.agree([total])
     if not ranks.first:
         return {}
     unigram, bigram = ngrams.bits_per_byte(training.shards, held_out.windows(numbers))
-    return {"validation": nats / count / math.log(2), "bigram": bigram, "unigram": unigram}
+    return {
+        "validation": nats / batches / ranks.size / math.log(2),
+        "bigram": bigram,
+        "unigram": unigram,
+    }
 
 
 def _verdict(summary: dict[str, Any], folder: Path) -> str:

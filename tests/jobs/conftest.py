@@ -18,6 +18,7 @@ import pytest
 from jobs import config, data, metrics, signals, train
 from jobs.phases import Phases
 from jobs.torchrun import children
+from tests.jobs.world import Worlds, helpers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Small enough that a step takes milliseconds, long enough that a signal finds it under way.
@@ -43,6 +44,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     defaults = config.Data()
     data.prepare(folder, shard_bytes=defaults.shard_bytes, validation=defaults.validation)
     return folder
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[Worlds]:
+    """Ranks that stay for all tests: `world(4).run(case)` is what each of four returns."""
+    worlds = Worlds()
+    yield worlds
+    worlds.close()
 
 
 @dataclass
@@ -125,7 +134,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Train
 def no_children_left() -> Iterator[None]:
     """A test that leaves a process behind fails, and the process is ended."""
     yield
-    left = children(os.getpid())
+    left = set(children(os.getpid())) - helpers()
     for child in left:
         os.kill(child, signal.SIGKILL)
     assert not left

@@ -1,0 +1,133 @@
+"""Worlds of ranks that stay: started once for all tests, they run one function after the other on every rank.
+
+    def case(ranks: Ranks, width: int) -> float: ...        # a function of a module, which all ranks import
+
+    def test_it(world: Callable[[int], World]) -> None:
+        assert world(2).run(case, width=32) == [0.5, 0.5]   # what each rank returned, in order
+
+Ranks are forked from a server that has torch imported already: a world is there in a fraction of a second, not
+in ten. They meet through a file, and talk gloo. A case that fails on a rank fails the test with that rank's
+traceback, and the world is thrown away: its ranks may wait for each other.
+"""
+
+import atexit
+import multiprocessing
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_S = 120  # of a case, and of a collective in it
+
+
+class World:
+    """`size` ranks on this machine."""
+
+    def __init__(self, size: int) -> None:
+        import torch.distributed  # noqa: F401  # here too: what the server preloads is what a rank needs
+
+        self.size = size
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "torch.distributed", "jobs.trainable"])
+        self._meet = Path(tempfile.mkdtemp(prefix="world-"))
+        self._pipes, self._ranks = [], []
+        for rank in range(size):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_rank, args=(rank, size, self._meet / "store", theirs), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._ranks.append(process)
+
+    def run(self, case: Callable[..., Any], *arguments: Any, **named: Any) -> list[Any]:
+        """What `case(ranks, ...)` returns on each rank. Raises AssertionError with the traceback of a rank."""
+        for pipe in self._pipes:
+            pipe.send((case, arguments, named))
+        found: list[Any] = []
+        failed: list[str] = []
+        for rank, pipe in enumerate(self._pipes):
+            if failed or not pipe.poll(TIMEOUT_S):
+                failed = failed or [f"rank {rank} said nothing for {TIMEOUT_S} s"]
+                continue
+            good, value = pipe.recv()
+            (found if good else failed).append(value)
+        if failed:
+            self.close()
+            raise AssertionError(failed[0])
+        return found
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._ranks)
+
+    def close(self) -> None:
+        for process in self._ranks:
+            process.kill()
+            process.join()
+        self._ranks.clear()
+        shutil.rmtree(self._meet, ignore_errors=True)
+
+
+class Worlds:
+    """The worlds of a session, by size."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, World] = {}
+        atexit.register(self.close)
+
+    def __call__(self, size: int) -> World:
+        if size not in self._found or not self._found[size].alive:
+            self._found[size] = World(size)
+        return self._found[size]
+
+    def close(self) -> None:
+        for world in self._found.values():
+            world.close()
+        self._found.clear()
+
+
+def helpers() -> set[int]:
+    """Process ids of what Python keeps beside the ranks: the server that they are forked from, and its own."""
+    kept = (
+        getattr(forkserver._forkserver, "_forkserver_pid", None),
+        getattr(resource_tracker._resource_tracker, "_pid", None),
+    )
+    return {pid for pid in kept if pid}
+
+
+def _rank(rank: int, size: int, file: Path, pipe: Any) -> None:
+    """A rank's life: meet the others, then run what is asked for."""
+    import torch
+    import torch.distributed as dist
+
+    from jobs.ranks import Ranks
+
+    torch.set_num_threads(1)
+    timeout = timedelta(seconds=TIMEOUT_S)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size, timeout=timeout)
+    ranks = Ranks(
+        rank=rank,
+        size=size,
+        local_rank=rank,
+        local_size=size,
+        device=torch.device("cpu"),
+        simulated=False,
+        background=dist.new_group(backend="gloo", timeout=timeout),
+    )
+    while True:
+        try:
+            case, arguments, named = pipe.recv()
+        except EOFError:
+            return
+        try:
+            torch.manual_seed(0)
+            answer = (True, case(ranks, *arguments, **named))
+        except BaseException:
+            answer = (False, f"on rank {rank} of {size}:\n{traceback.format_exc()}")
+        pipe.send(answer)
