@@ -88,6 +88,9 @@ class Compute:
     )
     recompute: bool = option(False, "blocks' activations again in backward: less memory, a third more work")
     compile: bool = option(False, "each block by torch.compile: faster steps, a first one that takes minutes")
+    deterministic: bool = option(
+        True, "on GPUs only kernels that give the same bits each time; false: faster, other last digits"
+    )
     fused: bool = option(True, "one kernel for the optimiser: faster; false: one for each operation")
 
 
@@ -129,6 +132,10 @@ class Run:
     peer_timeout_s: int = option(60, "seconds until a collective that waits for a peer fails", 1)
     heartbeat_s: float = option(
         4.0, "seconds of silence until a rank counts as dead; 0: nobody watches (jobs/heartbeat.py)", 0
+    )
+    tensorboard: bool = option(False, "figures of each step for TensorBoard too (jobs/board.py)")
+    profile_every: int = option(
+        0, "measure allreduce_share in every so manieth step, on any mesh; 0: DDP only, which is free", 0
     )
     samples: bool = option(True, "keep a ledger of sample numbers for each step (jobs/samples.py)")
 

@@ -50,6 +50,12 @@ class Trainable:
         self.scaler = precision.Scaler(config.compute.precision == "fp16")
         self._norm = torch.zeros(())
 
+    @property
+    def ddp(self) -> Any:
+        """The DistributedDataParallel that trains; None on a mesh that has none."""
+        module = None if self._pipeline else self._module
+        return module if hasattr(module, "_get_ddp_logging_data") else None
+
     def step_loss(self, rows: Tensor) -> Tensor:
         """Forward and backward of this rank's rows (batch, context + 1). Returns its share of the loss."""
         if self._pipeline:
