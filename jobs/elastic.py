@@ -1,8 +1,11 @@
-"""torchrun's agent with three habits more; jobs/torchrun.py puts it in place of torch's own.
+"""torchrun's agent with four habits more; jobs/torchrun.py puts it in place of torch's own.
 
 - A worker that ends with exit code 2, a mistake that the next start would meet again, is not started again.
 - What is started again is told since when (`SLIPWAY_FAILED_UNIX`, `SLIPWAY_AGENT_UNIX`), for its waterfall, and
   the how-manieth start it is (`SLIPWAY_ROUND`): torch's own count leaves out changes of the number of nodes.
+- Each round of workers meets in a store of its own. torch 2.14 keeps the first one's for all, and its place as well:
+  started again, workers may read where a dead one listened ("Gloo connectFullMesh failed"), and when another node
+  becomes the first, the others look for it at the old one.
 - A worker that was stopped (SIGSTOP) and stays so is killed: torchrun's SIGTERM would wait 30 s for it.
 
 Bound to the private names of torch in the stack's lock; tests/jobs/test_heartbeat.py fails when they change.
@@ -31,6 +34,13 @@ class Agent(api.LocalElasticAgent):
             self._watch = threading.Thread(target=self._end_stopped, name="stopped-workers", daemon=True)
             self._watch.start()
         return started
+
+    def _rendezvous(self, worker_group: Any) -> None:
+        handler = worker_group.spec.rdzv_handler
+        for kept in ("_bootstrap_store_info", "_shared_tcp_store_server"):
+            if hasattr(handler, kept):
+                setattr(handler, kept, None)
+        super()._rendezvous(worker_group)
 
     def _monitor_workers(self, worker_group: Any) -> Any:
         result = super()._monitor_workers(worker_group)

@@ -11,9 +11,9 @@ it. Two rules, both with the reader's own clock, so that no two machines' clocks
 
 What is slow for a good reason is told from that: from the start to the first step (compilation), in a save and in the
 validation, a rank is judged by its silence only, and five times as patiently, as a library that it loads or calls may
-keep Python's lock and with it the thread (`long`). While it waits for a disk (state D) it is not stuck either, and
-while one rank is in such a phase nobody is. A reader that was itself asleep (a suspended laptop, a frozen container)
-judges no one by the time that it missed.
+keep Python's lock and with it the thread (`long`). While it waits for a disk (state D) it is not stuck either. While
+one rank is in such a phase, and for 4 s after it, nobody is. A reader that was itself asleep (a suspended laptop, a
+frozen container) judges no one by the time that it missed.
 
 Who sees it says so once, writes `ended.json` in the run's folder, kills the process where it is on its own host, and
 all ranks end with exit code 1: whatever started them starts them again (docs/preemption.md).
@@ -84,6 +84,7 @@ class Judge:
         self._now = now
         self._alive = alive
         self._before: float | None = None
+        self._long_until = now()  # when a rank was last seen in a long phase
         self._seen: dict[int, tuple[int, float]] = {}  # number of the last beat, and when it came
 
     def look(self, beats: Mapping[int, Beat]) -> Lost | None:
@@ -103,11 +104,13 @@ class Judge:
             beat, silent_s = beats[rank], now - self._seen[rank][1]
             if silent_s > self.limit_s * (1 if beat.allowed_s else PATIENCE):
                 return _lost(rank, beat, f"silent for {silent_s:.1f} s ({beat.doing})", silent_s)
+        if missed > self.limit_s / 2 or not all(beat.allowed_s for beat in beats.values()):
+            self._long_until = now
+        if now - self._long_until < self.limit_s:  # those who waited for it need a moment
+            return None
         return self._stuck(beats)
 
     def _stuck(self, beats: Mapping[int, Beat]) -> Lost | None:
-        if not all(beat.allowed_s for beat in beats.values()):
-            return None
         if not any(beat.for_s > beat.allowed_s for beat in beats.values()):
             return None
         rank = min(beats, key=lambda each: (beats[each].step, beats[each].begun, -beats[each].for_s))
@@ -176,6 +179,10 @@ class Heart:
         self._doing = (step, name, begin, 0.0)
         yield  # when it fails, what it was doing stays
         self._doing = (step, doing, since + time.monotonic() - begin, allowed_s)
+
+    def rest(self, name: str) -> None:
+        """From here on everything may take long."""
+        self._doing = (self._doing[0], name, time.monotonic(), 0.0)
 
     def stop(self) -> None:
         """No more beats, and nobody is watched: all ranks are at the end."""
@@ -277,6 +284,21 @@ class Heart:
         self._end(1)
 
 
+_hearts: list[Heart] = []  # of this process, the newest last: for its last moments
+
+
+def last_words(why: str) -> None:
+    """Of this process's heart, if it has one."""
+    for heart in _hearts[-1:]:
+        heart.last_words(why)
+
+
+def explain(warned: Callable[[], bool]) -> None:
+    """By this process's heart, if it has one."""
+    for heart in _hearts[-1:]:
+        heart.explain(warned)
+
+
 def begin(ranks: Any, limit_s: float, folder: Path) -> Heart:
     """The heart of this process, beating. Called by all ranks."""
     store: Any = None
@@ -296,6 +318,7 @@ def begin(ranks: Any, limit_s: float, folder: Path) -> Heart:
         return sum(group._get_sequence_number_for_group() for group in groups)
 
     heart = Heart(ranks.rank, ranks.size, limit_s, store, folder, begun)
+    _hearts.append(heart)
     if store is not None:
         ranks.wait()
         heart.watch()

@@ -15,7 +15,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from typing import Any
 import numpy as np
 
 from jobs import config as configuration
-from jobs import data, kubernetes, metrics, ngrams, runfolder, signals, slurm
+from jobs import data, heartbeat, kubernetes, metrics, ngrams, restart, runfolder, samples, signals, slurm
 from jobs.config import Config
 from jobs.errors import Failure, Mistake
 from jobs.exporter import Exporter
+from jobs.guard import Act, Guard
+from jobs.guard import signs as guard_signs
+from jobs.interval import Interval
 from jobs.mesh import Mesh
 from jobs.phases import Phases, before_worker
 
@@ -63,6 +67,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     if ranks.first:
         (folder / "config.yaml").write_text(configuration.to_yaml(config))
         runfolder.link_latest(folder)
+    heart = heartbeat.begin(ranks, config.run.heartbeat_s, folder)
     say(_headline(folder, ranks, mesh, len(hosts), starts))
 
     # -- data: rank 0 prepares it; where the folder is each node's own, so does the first rank there -------
@@ -90,7 +95,14 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         say=say,
     )
     resumed = step = checkpoints.load(trained)
+    before = restart.left(folder) if ranks.first else None
     record = metrics.Metrics(folder / "metrics.jsonl", step) if ranks.first else None
+    guard = Guard(config.guard, ranks.size)
+    if resumed:  # rank 0 has cut the record, and all judge by the same past
+        past = metrics.read(folder / "metrics.jsonl") if ranks.first else []
+        guard.remember(ranks.told([_past(line) for line in past[-guard.reaches_back :]]))
+    ledger = _ledger(config, mesh, ranks, folder, step, len(training))
+    schedule = Interval(config.checkpoint.every, config.checkpoint.node_mtbf_h, len(hosts))
     exported = Exporter(folder.name) if ranks.local_rank == 0 else None
     if resumed:
         phases.mark("load")
@@ -110,17 +122,34 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
 
         optim.set_rate(trained.optimizer, config.train, step)
         loss = trained.step_loss(bytes_)
-        trained.clip(config.train.clip)
-        trained.step()
+        norm = trained.clip(config.train.clip)
         step += 1
 
-        # One reduction for the mean loss and the warnings: all ranks learn of a signal after the same step.
-        total, requeues, stops = ranks.agree(
-            [loss.item(), signals.REQUEUE in warnings.got, signals.STOP in warnings.got]
+        # One reduction, before the update: the mean loss, the warnings, whether rank 0 finds a save due, and what is
+        # wrong with loss or gradient (fp16's scaler deals with the latter). All ranks act on it after the same step.
+        mine = loss.item()
+        total, requeues, stops, dues, *signs = ranks.agree(
+            [
+                mine,
+                signals.REQUEUE in warnings.got,
+                signals.STOP in warnings.got,
+                ranks.first and schedule.due(step),
+                *guard_signs(ranks.rank, mine, 0.0 if trained.scaler.enabled else norm.item()),
+            ]
         )
-        requeue, stop = requeues > 0, stops > 0
+        requeue, stop, due = requeues > 0, stops > 0, dues > 0
+        verdict = guard.judge(total / ranks.size, signs)
+        if verdict.act is Act.STOP:
+            raise Mistake(_stopped(step, verdict.why, folder, checkpoints.finish))
+        if verdict.act is Act.GO:
+            trained.step()
+        else:
+            trained.optimizer.zero_grad(set_to_none=True)
+            say(f"step {step} skipped: {verdict.why}")
+        if ledger:
+            ledger.write(step, numbers)
         step_s = time.perf_counter() - step_start
-        line = {
+        line: dict[str, Any] = {
             "step": step,
             "loss": total / ranks.size,
             "time": time.time(),
@@ -129,6 +158,8 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
             "data_s": round(data_s, 6),
             "memory_mib": round(metrics.memory_mib(), 1),
         }
+        if verdict.why:
+            line["skipped"] = verdict.why
         if record:
             record.write(**line)
         if exported:
@@ -137,21 +168,35 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
             first_step_unix = float(line["time"])
             phases.mark("first_step")
             if ranks.first:
-                _tell_start(folder, config, ranks, hosts, starts, resumed, phases, first_step_unix)
+                _tell_start(folder, config, ranks, hosts, starts, resumed, phases, first_step_unix, before)
+        elif before and step == before.step:
+            say(restart.caught_up(folder / "attempts.jsonl", time.time() - first_step_unix))
         if step % config.run.log_every == 0 or step == config.train.steps or step == resumed + 1:
             say(metrics.progress(line, config.train.steps))
-        due = config.checkpoint.every and step % config.checkpoint.every == 0
+        if (requeue or stop) and ranks.first:
+            name = "SIGUSR2" if requeue else "SIGTERM"
+            heartbeat.note_end(folder, name, 0, hosts[0].partition(":")[0], step, 0.0)
         if due or requeue or stop or step == config.train.steps:
-            if record:
-                record.sync()
-            checkpoints.save(step, trained)
+            with heart.long("save"):
+                if record:
+                    record.sync()
+                if ledger:
+                    ledger.sync()
+                checkpoints.save(step, trained)
+            schedule.saved(checkpoints.stall_s, checkpoints.write_s)
+        heart.step(step)
+    if requeue:
+        warnings.got.add(signals.REQUEUE)  # for the exit code, on the ranks that heard it from others
     train_s = time.perf_counter() - loop_start
     phases.mark("train")
 
     # -- the end, or a pause -------------------------------------------------------------------------------
     wait = time.perf_counter()
+    heart.rest("end")
     saved = checkpoints.finish()
     checkpoints.close()
+    if ledger:
+        ledger.close()
     phases.mark("last_checkpoint")
     interrupted = step < config.train.steps
     bits = {} if interrupted else _validate(config, corpus, training, trained, ranks)
@@ -179,7 +224,9 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
                 "saves": len(checkpoints.stall_s),
                 "stall_s": [round(each, 4) for each in checkpoints.stall_s],
                 "write_s": [round(each, 4) for each in checkpoints.write_s],
+                "interval_s": schedule.seconds and round(schedule.seconds, 1),  # null where steps are given
             },
+            "skipped": guard.skipped,
             "phases": {**phases.rounded(), "checkpoint": round(sum(checkpoints.stall_s), 3)},
         }
         runfolder.write_json(folder / "summary.json", summary)
@@ -194,6 +241,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
             report.write(folder, summary)
             say(_verdict(summary, folder))
     ranks.wait()
+    heart.stop()
     if interrupted and ranks.first:
         _queue_again(folder)
     everyone.end()
@@ -219,6 +267,7 @@ def _tell_start(
     resumed: int,
     phases: Phases,
     first_step_unix: float,
+    before: restart.Left | None,
 ) -> None:
     """What the run stands on and how long the way here took. After the first step, which need not wait."""
     import numpy
@@ -236,10 +285,45 @@ def _tell_start(
         "first_step_unix": first_step_unix,
         "phases": phases.rounded(),
     }
+    if before:
+        requeued = slurm.times().get("SubmitTime")
+        attempt["waterfall"] = restart.waterfall(before, phases.seconds, STARTED, resumed, requeued)
     with (folder / "attempts.jsonl").open("a") as file:
         file.write(json.dumps(attempt) + "\n")
-    name = f"restart {starts}" if starts else "first step"
-    print(f"{name}: {phases.line()}", flush=True)
+    if before:
+        print(restart.line(starts, attempt["waterfall"]), flush=True)
+    else:
+        print(f"first step: {phases.line()}", flush=True)
+
+
+def _past(line: dict[str, Any]) -> dict[str, Any]:
+    """What the guard wants to know of a step."""
+    return {"loss": line["loss"], "skipped": line.get("skipped", "")}
+
+
+def _ledger(
+    config: Config, mesh: Mesh, ranks: Any, folder: Path, step: int, windows: int
+) -> samples.Ledger | None:
+    """The ledger of this rank's samples, cut at `step`; of ranks that read the same ones the first keeps it."""
+    if not config.run.samples:
+        return None
+    if ranks.first:
+        samples.drop(folder / "samples", step)
+    ranks.wait()
+    at = mesh.coordinates(ranks.rank)
+    if at["tensor"] or at["context"] or at["pipeline"]:
+        return None
+    facts = {"samples": windows, "seed": config.train.seed, "batch": config.train.batch}
+    return samples.Ledger(folder / "samples", mesh.data_rank(ranks.rank), mesh.data, facts)
+
+
+def _stopped(step: int, why: str, folder: Path, finish: Callable[[], bool]) -> str:
+    """What the guard says when it ends the run. A save that is under way is finished first."""
+    finish()
+    return (
+        f"step {step}: {why}; nothing of it is in the weights, the last checkpoint in {folder} is from before. "
+        "Lower train.learning_rate, or leave such steps out by --guard.nonfinite=skip or --guard.spike=skip"
+    )
 
 
 def _validate(
@@ -294,6 +378,8 @@ def _queue_again(folder: Path) -> None:
     """
     if kubernetes.inside():
         print("to be started again, if the job is still wanted", flush=True)
+    elif "SLIPWAY_ELASTIC" in os.environ:
+        print("the nodes that are left go on", flush=True)
     elif slurm.running():
         print("requeued", flush=True)  # before Slurm ends this process for it
         slurm.requeue()
@@ -309,15 +395,30 @@ def main(arguments: Sequence[str]) -> int:
     warnings.listen()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
     first = os.environ.get("RANK", "0") == "0"
+    elastic = "SLIPWAY_ELASTIC" in os.environ
     try:
         whole = train(configuration.load(arguments), warnings, Phases(STARTED))
     except (Mistake, Failure) as error:
         # All ranks meet the same mistake and one says it; a failure may be one rank's own.
         if first or isinstance(error, Failure):
             print(error, file=sys.stderr, flush=True)
+        if isinstance(error, Failure):
+            heartbeat.last_words(str(error))
         # Without Python's orderly end, which would wait for a thread whose save waits for the other ranks.
         os._exit(2 if isinstance(error, Mistake) else 1)
-    return 0 if whole or not kubernetes.inside() else kubernetes.AGAIN
+    except Exception as error:
+        if heartbeat.from_a_peer(
+            error
+        ):  # names the rank whose end broke this one's collective, and ends here
+            heartbeat.explain(lambda: signals.STOP in warnings.got)
+            print(f"a peer is gone: {str(error).strip().splitlines()[0]}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
+            heartbeat.last_words(f"{type(error).__name__}: {error}".splitlines()[0])
+        os._exit(1)
+    if whole or not (kubernetes.inside() or (elastic and signals.REQUEUE not in warnings.got)):
+        return 0
+    return kubernetes.AGAIN  # an agent whose worker ends so meets the others again
 
 
 if __name__ == "__main__":

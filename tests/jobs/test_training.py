@@ -32,6 +32,7 @@ def test_it_learns_and_leaves_a_complete_run_folder(undisturbed: Trainer) -> Non
         "loss.png",
         "metrics.jsonl",
         "report.html",
+        "samples",
         "summary.json",
     }
     first = json.loads((undisturbed.folder / "metrics.jsonl").read_text().splitlines()[0])

@@ -82,6 +82,21 @@ def test_while_one_is_long_at_something_for_a_reason_nobody_is_stuck(doing: str)
     assert watch(2, beats, until=120)[0] is None
 
 
+def test_who_waited_for_a_long_phase_of_another_has_a_moment_to_go_on() -> None:
+    """Rank 1 saves for 8 s; rank 0 has waited as long when it ends, and is on its way a second later."""
+
+    def beats(tick: int, now: float) -> dict[int, Beat]:
+        saving = now < 8
+        return {
+            0: beat(tick, 0, for_s=now if now < 9 else 0.1),
+            1: beat(
+                tick, 1, for_s=now % 8, doing="save" if saving else "step", allowed_s=0.0 if saving else LIMIT
+            ),
+        }
+
+    assert watch(2, beats, until=11)[0] is None
+
+
 def test_but_silence_counts_then_too() -> None:
     lost, at = watch(1, lambda tick, _: {0: beat(min(tick, 5), doing="validation", allowed_s=0.0)})
     assert lost

@@ -1,0 +1,41 @@
+"""jobs.train whose rank 1 is slow wherever it may be, and in its first start then hangs in its loop.
+
+Run by test_heartbeat.py in place of jobs.train. Slow is longer than the silence that makes a rank dead.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+from jobs import data, train
+from jobs.checkpoint import Checkpoints
+
+SLOW_S = 6.0  # heartbeat_s is 4
+HANGS_AT = 130  # the step
+
+windows, save = data.Split.windows, Checkpoints.save
+done = {"steps": 0, "saves": 0}
+
+
+def slow_windows(split: data.Split, indices: Any) -> Any:
+    done["steps"] += 1
+    if done["steps"] == 1:
+        time.sleep(SLOW_S)  # as a first step that compiles
+    while done["steps"] == HANGS_AT:
+        time.sleep(0.1)  # as a loader that waits for what never comes
+    return windows(split, indices)
+
+
+def slow_save(checkpoints: Checkpoints, *arguments: Any) -> None:
+    done["saves"] += 1
+    if done["saves"] == 1:
+        time.sleep(SLOW_S)
+    save(checkpoints, *arguments)
+
+
+if __name__ == "__main__":
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        data.Split.windows = slow_windows  # type: ignore[method-assign]
+        Checkpoints.save = slow_save  # type: ignore[method-assign]
+    sys.exit(train.main(sys.argv[1:]))
