@@ -36,6 +36,7 @@ class Attempt:
     resumed_from: int
     world_size: int
     phases: dict[str, float] = field(default_factory=dict)  # up to its first step, in order
+    waterfall: dict[str, float] = field(default_factory=dict)  # of a restart: jobs/restart.py
     kept: int = 0  # steps
     kept_s: float = 0.0
     lost: int = 0
@@ -136,6 +137,11 @@ def _attempt(line: dict[str, Any]) -> Attempt:
         resumed_from=int(line["resumed_from"]),
         world_size=int(line["world_size"]),
         phases=dict(line["phases"]),
+        waterfall={
+            name: float(seconds)
+            for name, seconds in (line.get("waterfall") or {}).items()
+            if name not in ("again", "catch_up") and isinstance(seconds, int | float)
+        },
         energy=line.get("energy"),
         cpus=int(line.get("cpus") or 0),
         gpus=int(line.get("gpus") or 0),

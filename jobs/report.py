@@ -154,15 +154,17 @@ def waits(lines: Sequence[dict[str, Any]]) -> str:
 
 def waterfall(account: Account) -> str:
     """Each start as a row: its phases up to the first step, then what its time was spent on."""
-    names = list(dict.fromkeys(name for attempt in account.attempts for name in attempt.phases))
+    # A restart tells more than its own phases: from the last sign of life before it on.
+    starts = [attempt.waterfall or attempt.phases for attempt in account.attempts]
+    names = list(dict.fromkeys(name for start in starts for name in start))
     spent = ["kept steps", "lost steps", "checkpoints", "other"]
     zero, rows = account.attempts[0].began, []
     for number, attempt in enumerate(account.attempts):
-        at, pieces = attempt.began - zero, []
+        at, pieces = max(0.0, attempt.first_step - zero - sum(starts[number].values())), []
         other = attempt.ended - attempt.first_step - attempt.kept_s - attempt.lost_s - attempt.checkpoint_s
         after = (attempt.kept_s, attempt.lost_s, attempt.checkpoint_s, max(0.0, other))
         for name in names:
-            seconds = attempt.phases.get(name, 0.0)
+            seconds = starts[number].get(name, 0.0)
             if seconds > 0:
                 pieces.append((at, seconds, 0, f"{name.replace('_', ' ')} {seconds:.1f} s"))
                 at += seconds
@@ -173,8 +175,8 @@ def waterfall(account: Account) -> str:
         rows.append(("first start" if number == 0 else f"restart {number}", pieces))
     heads = "".join(f"<th>{html.escape(name.replace('_', ' '))}" for name in [*names, "kept", "lost"])
     body = ""
-    for (name, _), attempt in zip(rows, account.attempts, strict=True):
-        cells = [f"{attempt.phases[each]:.1f}" if each in attempt.phases else "" for each in names]
+    for (name, _), attempt, start in zip(rows, account.attempts, starts, strict=True):
+        cells = [f"{start[each]:.1f}" if each in start else "" for each in names]
         cells += [f"{attempt.kept_s:.1f} ({attempt.kept} steps)", f"{attempt.lost_s:.1f} ({attempt.lost})"]
         body += f"<tr><th>{name}" + "".join(f"<td>{cell}" for cell in cells)
     return (
