@@ -13,7 +13,7 @@ are not a step's. After Google's "ML productivity goodput", without its third fa
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def read(folder: Path, now: float | None = None) -> Account:
     return Account(attempts, _state(attempts, now, folder / "summary.json"))
 
 
-def start_of(line: dict[str, Any]) -> float:
+def start_of(line: Mapping[str, Any]) -> float:
     """When a start of `attempts.jsonl` began: its phases up to the first step are one after the other."""
     return float(line["first_step_unix"]) - sum(line["phases"].values())
 
@@ -209,7 +209,7 @@ class Live:
         self.kept_s += step_s
         return min(1.0, self.kept_s / max(now - self.began, 1e-9))
 
-    def submitted(self, line: dict[str, Any]) -> None:
+    def submitted(self, line: Mapping[str, Any]) -> None:
         """What `attempts.jsonl` got: the first start of a run may have waited in a queue before it began."""
         if self.first:
             self.began = start_of(line)

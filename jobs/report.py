@@ -34,7 +34,7 @@ th{font-weight:600}.note{color:var(--dim);font-size:.9rem}
 )
 
 
-def write(folder: Path, _: object = None) -> Path:
+def write(folder: Path) -> Path:
     """Write `report.html` into a run folder."""
     path = folder / "report.html"
     beside = folder / ".report.html"

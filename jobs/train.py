@@ -27,12 +27,12 @@ from jobs import config as configuration
 from jobs import data, heartbeat, kubernetes, metrics, ngrams, restart, runfolder, samples, signals, slurm
 from jobs.config import Config
 from jobs.errors import Failure, Mistake
-from jobs.exporter import Exporter
 from jobs.guard import Act, Guard
 from jobs.guard import signs as guard_signs
 from jobs.interval import Interval
 from jobs.mesh import Mesh
 from jobs.phases import Phases, before_worker
+from jobs.watch import Watch
 
 
 def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
@@ -56,13 +56,13 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
 
     mesh = Mesh.of(config, ranks.size)
     torch.set_num_threads(config.train.threads)
-    if (
-        ranks.device.type == "cuda"
-    ):  # on CPU all that is used here is deterministic, and this call imports for 3 s
+    # On CPU all that is used here is deterministic, and this call imports for 3 s.
+    if ranks.device.type == "cuda" and config.compute.deterministic:
         torch.use_deterministic_algorithms(True)
     torch.manual_seed(config.train.seed % 2**64)
     folder = Path(ranks.told(str(runfolder.choose(config.run.folder)) if ranks.first else None))
-    hosts = list(dict.fromkeys(ranks.gathered(runfolder.host())))  # each node once
+    watch = Watch(ranks, STARTED)
+    hosts = watch.meet(ranks.gathered(watch.place))
     starts = runfolder.starts(folder)
     if ranks.first:
         (folder / "config.yaml").write_text(configuration.to_yaml(config))
@@ -103,7 +103,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         guard.remember(ranks.told([_past(line) for line in past[-guard.reaches_back :]]))
     ledger = _ledger(config, mesh, ranks, folder, step, len(training))
     schedule = Interval(config.checkpoint.every, config.checkpoint.node_mtbf_h, len(hosts))
-    exported = Exporter(folder.name) if ranks.local_rank == 0 else None
+    watch.open(folder, config, step, trained.ddp, STARTED)
     if resumed:
         phases.mark("load")
         say(f"resumed from {folder}/checkpoints/step-{resumed:06d}")
@@ -116,6 +116,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     loop_start, loop_from = time.perf_counter(), step
     while step < config.train.steps and not (requeue or stop):
         step_start = time.perf_counter()
+        watch.exchange.begin()
         numbers = order.batch(step, sample[0], rank=sample[1], ranks=sample[2])
         bytes_ = torch.from_numpy(training.windows(numbers)).to(ranks.device).long()
         data_s = time.perf_counter() - step_start
@@ -128,12 +129,13 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         # One reduction, before the update: the mean loss, the warnings, whether rank 0 finds a save due, and what is
         # wrong with loss or gradient (fp16's scaler deals with the latter). All ranks act on it after the same step.
         mine = loss.item()
-        total, requeues, stops, dues, *signs = ranks.agree(
+        total, requeues, stops, dues, joules, *signs = ranks.agree(
             [
                 mine,
                 signals.REQUEUE in warnings.got,
                 signals.STOP in warnings.got,
                 ranks.first and schedule.due(step),
+                watch.meter.joules(),
                 *guard_signs(ranks.rank, mine, 0.0 if trained.scaler.enabled else norm.item()),
             ]
         )
@@ -160,15 +162,17 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         }
         if verdict.why:
             line["skipped"] = verdict.why
+        line |= watch.step(line, joules, sum(checkpoints.stall_s))
         if record:
             record.write(**line)
-        if exported:
-            exported.show(line)
+        watch.tell(line)
         if step == resumed + 1:
             first_step_unix = float(line["time"])
             phases.mark("first_step")
             if ranks.first:
-                _tell_start(folder, config, ranks, hosts, starts, resumed, phases, first_step_unix, before)
+                _tell_start(
+                    folder, config, watch, corpus, hosts, starts, resumed, phases, first_step_unix, before
+                )
         elif before and step == before.step:
             say(restart.caught_up(folder / "attempts.jsonl", time.time() - first_step_unix))
         if step % config.run.log_every == 0 or step == config.train.steps or step == resumed + 1:
@@ -201,7 +205,9 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     interrupted = step < config.train.steps
     bits = {} if interrupted else _validate(config, corpus, training, trained, ranks)
     phases.mark("validation")
+    (joules,) = ranks.agree([watch.meter.joules()])
     if ranks.first:
+        watch.end("interrupted" if interrupted else "completed", joules)
         summary: dict[str, Any] = {
             "run": folder.name,
             "state": "interrupted" if interrupted else "completed",
@@ -238,7 +244,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         else:
             from jobs import report
 
-            report.write(folder, summary)
+            report.write(folder)
             say(_verdict(summary, folder))
     ranks.wait()
     heart.stop()
@@ -261,7 +267,8 @@ def _headline(folder: Path, ranks: Any, mesh: Mesh, nodes: int, starts: int) -> 
 def _tell_start(
     folder: Path,
     config: Config,
-    ranks: Any,
+    watch: Watch,
+    corpus: Path,
     hosts: list[str],
     starts: int,
     resumed: int,
@@ -273,18 +280,34 @@ def _tell_start(
     import numpy
     import torch
 
+    ranks = watch.ranks
     versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda), "numpy": numpy.__version__}
-    found = runfolder.environment(hosts, str(ranks.device), config.train.seed, versions)
+    found = runfolder.environment(
+        hosts,
+        str(ranks.device),
+        config.train.seed,
+        versions,
+        gpu=watch.place["gpu"],
+        gpus_simulated=ranks.simulated,
+        world_size=ranks.size,
+        data=corpus.name,
+        data_sha256=data.checksums(corpus),
+        diff=runfolder.keep_diff(folder / "code.diff"),
+    )
     runfolder.write_json(folder / "environment.json", found)
     earlier = before_worker(STARTED)
     phases.seconds = {**earlier, **phases.seconds}
-    attempt = {
+    attempt: dict[str, Any] = {
         "attempt": starts,
         "resumed_from": resumed,
         "world_size": ranks.size,
         "first_step_unix": first_step_unix,
         "phases": phases.rounded(),
+        "stack": found["stack"],
+        "code": found["code"],
+        **watch.held,
     }
+    watch.submitted(attempt)
     if before:
         requeued = slurm.times().get("SubmitTime")
         attempt["waterfall"] = restart.waterfall(before, phases.seconds, STARTED, resumed, requeued)

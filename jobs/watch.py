@@ -85,6 +85,11 @@ class Watch:
             "joules": round(joules, 1) if self.energy else None,
         }
 
+    def submitted(self, attempt: Mapping[str, Any]) -> None:
+        """What attempts.jsonl gets: only now it is known how long the run had waited before it began."""
+        if self.goodput:
+            self.goodput.submitted(attempt)
+
     def tell(self, line: Mapping[str, Any]) -> None:
         for one in self.told:
             one.show(line)
