@@ -3,7 +3,8 @@
 A causal sequence is cut into twice as many pieces as there are ranks; rank i of n has pieces i and 2n - 1 - i.
 An early piece looks at little and a late one at much, so each rank has the same work (the zigzag of Llama 3,
 arXiv:2407.21783, section 3.3.2, whose all-gather of keys and values this is as well). Memory for activations
-goes down n-fold; a layer's keys and values are whole for the time of its attention.
+goes down n-fold: a layer's keys and values are whole only while its attention is computed, and gathered again
+for the backward pass.
 
 torch.distributed.tensor.experimental.context_parallel is not used: it is made for the flash and efficient
 kernels of CUDA only (its dispatch table names no other), so that nothing of it could be proven on a laptop.
@@ -16,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
+from torch.utils.checkpoint import checkpoint
 
 
 def positions(time: int, rank: int, ranks: int) -> Tensor:
@@ -49,6 +51,10 @@ class Attend:
         self.group, self.rank, self.ranks = group, dist.get_rank(group), dist.get_world_size(group)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        attended: Tensor = checkpoint(self._attend, q, k, v, use_reentrant=False)
+        return attended
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """All (batch, heads, time / ranks, size); queries stay, keys and values are gathered in one message."""
         every = Gather.apply(torch.stack((k, v)), self.group)  # (ranks, 2, batch, heads, 2 pieces, size)
         early, late = every.chunk(2, dim=-2)
