@@ -76,12 +76,14 @@ class Trainer:
             if dist.is_initialized():  # it failed, as a test wanted it to
                 dist.destroy_process_group()
 
-    def start(self, ranks: int, **changes: Any) -> "subprocess.Popen[str]":
-        """Ranks under torchrun."""
+    def start(
+        self, ranks: int, *launcher: str, module: str = "jobs.train", **changes: Any
+    ) -> "subprocess.Popen[str]":
+        """Ranks under torchrun, with more of its options (default: --standalone)."""
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "jobs.torchrun", "--standalone", f"--nproc-per-node={ranks}"),
-                *("-m", "jobs.train", *self.options(**changes)),
+                *(sys.executable, "-m", "jobs.torchrun", *(launcher or ("--standalone",))),
+                *(f"--nproc-per-node={ranks}", "-m", module, *self.options(**changes)),
             ],
             cwd=CHECKOUT,
             env={name: value for name, value in os.environ.items() if name not in LEFT_OVER},
@@ -108,6 +110,13 @@ class Trainer:
         while not (path.exists() and path.read_text().count("\n") >= step):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.01)
+
+    def worker(self, process: "subprocess.Popen[str]", rank: int) -> int:
+        """Process number of a rank."""
+        for pid in self.workers(process):
+            if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                return pid
+        raise AssertionError(f"no rank {rank} below {process.pid}")
 
     def workers(self, process: "subprocess.Popen[str]") -> list[int]:
         return sorted(children(process.pid))

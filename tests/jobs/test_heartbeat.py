@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from jobs import metrics, samples
-from tests.jobs.conftest import CHECKOUT, LEFT_OVER, Trainer
+from tests.jobs.conftest import Trainer
 from tests.jobs.hanging import HANGS_AT
 
 TESTED = {"real": ["training on one node"]}
@@ -42,42 +41,16 @@ def wait_for(folder: Path, attempts: int, step: int, process: "subprocess.Popen[
         time.sleep(0.02)
 
 
-def worker(trainer: Trainer, process: "subprocess.Popen[str]", rank: int) -> int:
-    """Process number of a rank."""
-    for pid in trainer.workers(process):
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if f"RANK={rank}".encode() in variables:
-            return pid
-    raise AssertionError(f"no rank {rank}")
-
-
 @pytest.fixture(scope="module")
 def survived(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Survived]:
     """Rank 1 hangs at step 130; after that rank 0 is stopped; after that rank 1 is killed; then it may finish."""
     trainer = Trainer(tmp_path_factory.mktemp("survived") / "run", corpus)
-    process = subprocess.Popen(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "jobs.torchrun",
-                "--standalone",
-                "--nproc-per-node=2",
-                "--max-restarts=3",
-            ),
-            *("-m", "tests.jobs.hanging", *trainer.options()),
-        ],
-        cwd=CHECKOUT,
-        env={name: value for name, value in os.environ.items() if name not in LEFT_OVER},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = trainer.start(2, "--standalone", "--max-restarts=3", module="tests.jobs.hanging")
     try:
         wait_for(trainer.folder, 2, 210, process)
-        os.kill(worker(trainer, process, 0), signal.SIGSTOP)
+        os.kill(trainer.worker(process, 0), signal.SIGSTOP)
         wait_for(trainer.folder, 3, 310, process)
-        os.kill(worker(trainer, process, 1), signal.SIGKILL)
+        os.kill(trainer.worker(process, 1), signal.SIGKILL)
         output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
@@ -132,24 +105,10 @@ def test_each_restart_tells_what_it_cost(survived: Survived) -> None:
 
 
 def test_a_mistake_is_not_started_again(trainer: Trainer) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.torchrun",
-        "--standalone",
-        "--nproc-per-node=1",
-        "--max-restarts=3",
-    ]
-    done = subprocess.run(
-        [*command, "-m", "jobs.train", *trainer.options(model__heads=5)],
-        cwd=CHECKOUT,
-        env={name: value for name, value in os.environ.items() if name not in LEFT_OVER},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("model.heads: 5 heads do not split") == 1
+    process = trainer.start(1, "--standalone", "--max-restarts=3", model__heads=5)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert output.count("model.heads: 5 heads do not split") == 1
 
 
 def test_what_ended_a_start_lies_in_the_folder(survived: Survived) -> None:

@@ -1,0 +1,138 @@
+"""The preemption contract on two ranks: whoever gets the signal, and whenever, all save the same step and go on.
+
+One run is disturbed in every way, one after the other; each case goes on where the one before left it, and after
+each its losses are, to the last bit, those of a run that nothing disturbed. Gradients are accumulated over two parts
+of a batch, so that most signals come in the middle of that; a save runs behind the training every tenth step.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import metrics, samples
+from tests.jobs.conftest import Trainer
+
+TESTED = {"real": ["training on one node"]}
+
+EVERY = 10
+HOW: dict[str, Any] = {
+    "compute__accumulate": 2,
+    "train__batch": 8,
+    "checkpoint__every": EVERY,
+    "run__log_every": 100,
+}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> list[float]:
+    """The losses of a run that nothing disturbs."""
+    trainer = Trainer(tmp_path_factory.mktemp("reference") / "run", corpus)
+    trainer.spread(2, **HOW)
+    return trainer.losses()
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Trainer:
+    return Trainer(tmp_path_factory.mktemp("disturbed") / "run", corpus)
+
+
+def steps(trainer: Trainer) -> int:
+    return len(metrics.read(trainer.folder / "metrics.jsonl"))
+
+
+def half_saved(trainer: Trainer, process: Any) -> int:
+    """The step of a save that is being written now."""
+    while True:
+        for folder in (trainer.folder / "checkpoints").glob(".step-*"):
+            if any(folder.iterdir()):
+                return int(folder.name.removeprefix(".step-"))
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.0005)
+
+
+def one_rank(trainer: Trainer, process: Any) -> None:
+    os.kill(trainer.worker(process, 1), signal.SIGUSR2)
+
+
+def all_ranks(trainer: Trainer, process: Any) -> None:
+    for worker in trainer.workers(process):
+        os.kill(worker, signal.SIGUSR2)
+
+
+def the_agent(trainer: Trainer, process: Any) -> None:
+    os.kill(process.pid, signal.SIGUSR2)
+
+
+def twice(trainer: Trainer, process: Any) -> None:
+    worker = trainer.worker(process, 0)
+    os.kill(worker, signal.SIGUSR2)
+    time.sleep(0.01)  # the first is noted, and maybe acted upon
+    os.kill(worker, signal.SIGUSR2)
+
+
+def during_a_save(trainer: Trainer, process: Any) -> None:
+    half_saved(trainer, process)
+    os.kill(process.pid, signal.SIGUSR2)
+
+
+@pytest.mark.parametrize("warn", [one_rank, all_ranks, the_agent, twice, during_a_save])
+def test_with_a_warning_no_step_is_lost(
+    disturbed: Trainer, reference: list[float], warn: Callable[[Trainer, Any], None]
+) -> None:
+    begin = steps(disturbed)
+    process = disturbed.start(2, **HOW)
+    disturbed.reaches(begin + 15, process)
+    warn(disturbed, process)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+
+    told = re.findall(r"SIGUSR2: all 2 ranks agreed to stop after step (\d+); saved in", output)
+    assert told == [str(steps(disturbed))], output  # once, and the step that is the last in the record
+    stopped = int(told[0])
+    assert (disturbed.folder / "checkpoints" / f"step-{stopped:06d}" / "manifest.json").exists()
+    assert disturbed.losses() == reference[:stopped]
+    assert len(reference) > stopped  # or there was nothing to interrupt
+    if begin:
+        assert f"resumed from {disturbed.folder}/checkpoints/step-{begin:06d}" in output
+        assert last_attempt(disturbed)["waterfall"]["again"] == 0
+    assert "none lost, none repeated" in samples.prove(disturbed.folder)
+
+
+def last_attempt(trainer: Trainer) -> dict[str, Any]:
+    found: dict[str, Any] = metrics.read(trainer.folder / "attempts.jsonl")[-1]
+    return found
+
+
+def test_with_too_little_warning_the_last_whole_save_counts(
+    disturbed: Trainer, reference: list[float]
+) -> None:
+    """Killed in the middle of a save, right after the warning: the save before is used, and the half one is not."""
+    begin = steps(disturbed)
+    process = disturbed.start(2, **HOW)
+    disturbed.reaches(begin + 15, process)
+    writing = half_saved(disturbed, process)
+    os.kill(process.pid, signal.SIGUSR2)
+    for victim in (*disturbed.workers(process), process.pid):
+        os.kill(victim, signal.SIGKILL)
+    process.communicate(timeout=60)
+    reached = steps(disturbed)
+    whole = max(int(path.name[5:]) for path in (disturbed.folder / "checkpoints").glob("step-*"))
+    assert whole in (writing, writing - EVERY)  # it may have been renamed into its place just before
+
+    output = disturbed.spread(2, **HOW)
+    assert f"resumed from {disturbed.folder}/checkpoints/step-{whole:06d}" in output
+    attempt = last_attempt(disturbed)
+    assert attempt["resumed_from"] == whole
+    assert attempt["waterfall"]["again"] == reached - whole
+    # An interval, and the steps that were done while the save was written.
+    assert reached - whole <= 2 * EVERY
+    assert disturbed.losses() == reference
+    assert "none lost, none repeated" in samples.prove(disturbed.folder)
+    assert json.loads((disturbed.folder / "summary.json").read_text())["state"] == "completed"
