@@ -111,6 +111,9 @@ class JobFile(Facts):
         default="jobs.config",
         description="Reads the same options and says what is wrong, before any node is used",
     )
+    example: Text = Field(
+        default="--train.steps=50", description="An option of the program, shown in the files' first lines"
+    )
     data: Below | None = Field(default=None, description="Given to the program as --data.folder")
     outputs: Below = Field(default="runs", description="Where run folders and outputs are written")
     environment: dict[Variable, Text] = Field(default={}, description="For every process")

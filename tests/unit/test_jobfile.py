@@ -327,3 +327,15 @@ def test_mistakes_are_told_in_a_line_each(name: str, tmp_path: Path) -> None:
     assert len(lines) == len(said), lines
     for line, part in zip(lines, said, strict=True):
         assert line.startswith("jobs/ddp.job.yaml:") and part in line
+
+
+@pytest.mark.parametrize("name", jobfile.names())
+def test_the_check_of_a_job_takes_its_own_configuration_and_example(name: str) -> None:
+    job = jobfile.load(name)
+    assert job.check
+    words = [sys.executable, "-m", job.check, *job.options]
+    good = subprocess.run([*words, job.example], cwd=CHECKOUT, capture_output=True, text=True)
+    assert (good.returncode, good.stderr) == (0, "")
+    bad = subprocess.run([*words, "--nothing.such=1"], cwd=CHECKOUT, capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert "--nothing.such: no such option" in bad.stderr
