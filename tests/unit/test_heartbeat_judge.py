@@ -97,6 +97,11 @@ def test_who_waited_for_a_long_phase_of_another_has_a_moment_to_go_on() -> None:
     assert watch(2, beats, until=11)[0] is None
 
 
+def test_one_who_does_not_see_all_ranks_calls_none_stuck() -> None:
+    judge = Judge(LIMIT, now=lambda: 100.0, everyone=False)
+    assert judge.look({0: beat(1, for_s=50.0)}) is None
+
+
 def test_but_silence_counts_then_too() -> None:
     lost, at = watch(1, lambda tick, _: {0: beat(min(tick, 5), doing="validation", allowed_s=0.0)})
     assert lost
