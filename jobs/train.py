@@ -249,7 +249,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     ranks.wait()
     heart.stop()
     if interrupted and ranks.first:
-        _queue_again(folder)
+        _queue_again(folder, leave=not requeue and "SLIPWAY_ELASTIC" in os.environ)
     everyone.end()
     return not interrupted
 
@@ -393,15 +393,16 @@ def _verdict(summary: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _queue_again(folder: Path) -> None:
+def _queue_again(folder: Path, leave: bool) -> None:
     """Ask Slurm to start this job again; where nobody will, say how a person does.
 
     SIGTERM may come from scancel, and then Slurm does not count the job as running any more; or from a node
-    that shuts down, and then it does: the job is wanted, elsewhere. In Kubernetes the exit code asks, of each pod.
+    that shuts down, and then it does: the job is wanted, elsewhere. In Kubernetes the exit code asks, of each pod,
+    and so it does where other nodes go on (`leave`).
     """
     if kubernetes.inside():
         print("to be started again, if the job is still wanted", flush=True)
-    elif "SLIPWAY_ELASTIC" in os.environ:
+    elif leave:
         print("the nodes that are left go on", flush=True)
     elif slurm.running():
         print("requeued", flush=True)  # before Slurm ends this process for it
