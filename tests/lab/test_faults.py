@@ -121,7 +121,6 @@ def test_the_run_folder_tells_what_happened(lab: Lab) -> None:
         "environment.json",
         "metrics.jsonl",
         "summary.json",
-        "loss.png",
         "report.html",
     } <= names
     facts = json.loads((run.folder / "environment.json").read_text())
