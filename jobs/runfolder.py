@@ -54,16 +54,16 @@ DIFF_BYTES = 1 << 20  # a longer diff is not kept, only named by its hash
 
 def attempt() -> int:
     """How often this job was started before: by Slurm's requeue or torchrun's restart; in Kubernetes, see `starts`."""
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) + int(
-        os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    )
+    rounds = (int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLIPWAY_ROUND"))
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) + max(
+        rounds
+    )  # torch's leaves out changes of nodes
 
 
 def starts(folder: Path) -> int:
     """How often this run was started before and came to a training step; a pod is not told what was before it."""
-    if not kubernetes.inside():
-        return attempt()
-    return len(_lines(folder / "attempts.jsonl"))
+    before = len(_lines(folder / "attempts.jsonl"))
+    return before if kubernetes.inside() else max(before, attempt())
 
 
 def choose(named: str) -> Path:
@@ -80,7 +80,9 @@ def choose(named: str) -> Path:
         if kubernetes.inside() and completed(folder):
             _aside(folder)
     else:
-        job = os.environ.get("SLURM_JOB_ID")
+        job = os.environ.get("SLURM_JOB_ID") or os.environ.get(
+            "SLIPWAY_RUN"
+        )  # the latter from jobs/torchrun.py
         folder = Path("runs") / (job or time.strftime("%Y%m%d-%H%M%S"))
         if folder.exists() and not attempt():
             _aside(folder)

@@ -29,6 +29,7 @@ from jobs import kubernetes
 
 def main(arguments: list[str]) -> int:
     os.environ["SLIPWAY_AGENT_UNIX"] = repr(time.time())
+    os.environ.setdefault("SLIPWAY_RUN", time.strftime("%Y%m%d-%H%M%S"))  # one folder for all its restarts
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     threading.Thread(target=_pass_on, name="pass-on-usr2", daemon=True).start()
