@@ -66,11 +66,13 @@ def memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def progress(line: dict[str, Any], steps: int) -> str:
-    """A line of `metrics.jsonl` as a person reads it."""
+def progress(line: dict[str, Any], steps: int, allreduce_share: float | None = None) -> str:
+    """A line of `metrics.jsonl` as a person reads it, with the newest share that was measured."""
+    shares = [("all-reduce", allreduce_share), ("MFU", line.get("mfu"))]
     return (
         f"step {line['step']:>4}/{steps}  loss {line['loss']:.3f}  {line['loss'] / math.log(2):.2f} bits/byte"
         f"  {short(line['tokens_per_s'])} tok/s  data {100 * line['data_s'] / line['step_s']:.0f} %"
+        + "".join(f"  {name} {100 * share:.0f} %" for name, share in shares if share is not None)
     )
 
 

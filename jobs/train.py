@@ -176,7 +176,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         elif before and step == before.step:
             say(restart.caught_up(folder / "attempts.jsonl", time.time() - first_step_unix))
         if step % config.run.log_every == 0 or step == config.train.steps or step == resumed + 1:
-            say(metrics.progress(line, config.train.steps))
+            say(metrics.progress(line, config.train.steps, watch.allreduce_share))
         if (requeue or stop) and ranks.first:
             name = "SIGUSR2" if requeue else "SIGTERM"
             heartbeat.note_end(folder, name, 0, hosts[0].partition(":")[0], step, 0.0)
@@ -207,7 +207,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     phases.mark("validation")
     (joules,) = ranks.agree([watch.meter.joules()])
     if ranks.first:
-        watch.end("interrupted" if interrupted else "completed", joules)
+        cost = watch.end("interrupted" if interrupted else "completed", joules)
         summary: dict[str, Any] = {
             "run": folder.name,
             "state": "interrupted" if interrupted else "completed",
@@ -225,6 +225,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
             "bits_per_byte": bits,
             "tokens_per_s": round((step - loop_from) * tokens / train_s, 1),
             "first_step_unix": first_step_unix,
+            **cost,
             "checkpoint": {
                 "bytes": checkpoints.bytes,
                 "saves": len(checkpoints.stall_s),

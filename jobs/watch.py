@@ -65,6 +65,7 @@ class Watch:
         self.exchange = Exchange(ddp, self.ranks.size, config.run.profile_every)
         self.goodput = goodput.Live(folder, began) if self.ranks.first else None
         self.folder = folder
+        self.allreduce_share: float | None = None  # the newest that was measured
         self.told: list[Any] = [Exporter(folder.name)] if self.ranks.local_rank == 0 else []
         if config.run.tensorboard and self.ranks.first:
             from jobs.board import Board
@@ -75,6 +76,7 @@ class Watch:
         """A step's figures. joules: of all ranks since their start; stalled_s: by checkpoints since then."""
         mfu = flops.mfu(line["tokens_per_s"], self.shape, self.peak, self.ranks.size)
         share = self.exchange.end(line["step_s"])
+        self.allreduce_share = self.allreduce_share if share is None else share
         stall, self.stalled = stalled_s - self.stalled, stalled_s
         kept = self.goodput.step(line["step_s"], line["time"]) if self.goodput else None
         return {
@@ -94,11 +96,18 @@ class Watch:
         for one in self.told:
             one.show(line)
 
-    def end(self, state: str, joules: float) -> None:
-        """The first rank notes an orderly end. joules: of all ranks, now."""
+    def end(self, state: str, joules: float) -> dict[str, Any]:
+        """The first rank notes an orderly end. joules: of all ranks, now. Returns what the run cost so far."""
         goodput.end(self.folder, state, joules if self.energy else None)
         for one in self.told[1:]:
             one.close()
+        account = goodput.read(self.folder)
+        return {
+            "goodput": account.goodput,
+            "joules": account.joules,
+            "energy": account.energy,
+            "usd": account.usd,
+        }
 
     def _name(self) -> str:
         import torch
