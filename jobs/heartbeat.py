@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +244,8 @@ class Heart:
                 continue
             lost = judge.look(dict(zip(map(int, watched), beats, strict=True)))
             if lost and not self._stopped.is_set():
+                # A beat may be old, and a step that is done here had its part from every rank.
+                lost = replace(lost, step=max(lost.step, self._doing[0]))
                 self._give_up(lost, tell=self._tell(lost))
                 return
 

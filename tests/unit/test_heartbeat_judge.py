@@ -97,9 +97,15 @@ def test_who_waited_for_a_long_phase_of_another_has_a_moment_to_go_on() -> None:
     assert watch(2, beats, until=11)[0] is None
 
 
-def test_one_who_does_not_see_all_ranks_calls_none_stuck() -> None:
-    judge = Judge(LIMIT, now=lambda: 100.0, everyone=False)
-    assert judge.look({0: beat(1, for_s=50.0)}) is None
+@pytest.mark.parametrize("everyone", [True, False])
+def test_one_who_does_not_see_all_ranks_calls_none_stuck(everyone: bool) -> None:
+    clock = [0.0]
+    judge = Judge(LIMIT, now=lambda: clock[0], everyone=everyone)
+    found = []
+    for tick in range(50):
+        found.append(judge.look({0: beat(tick, for_s=clock[0])}))
+        clock[0] += PERIOD
+    assert any(found) is everyone
 
 
 def test_but_silence_counts_then_too() -> None:
