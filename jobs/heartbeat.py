@@ -84,6 +84,7 @@ class Judge:
         everyone: bool = True,
     ) -> None:
         self.limit_s = limit_s
+        self._asleep_s = limit_s / 2  # between two looks
         self._all = everyone
         self._home = home
         self._now = now
@@ -96,7 +97,7 @@ class Judge:
         """To be asked several times in `limit_s`, with the newest beat of each rank."""
         now = self._now()
         missed = now - self._before if self._before is not None else 0.0
-        if missed > self.limit_s / 2:  # I was asleep, and maybe so were they
+        if missed > self._asleep_s:  # I was asleep, and maybe so were they
             self._seen = {rank: (number, at + missed) for rank, (number, at) in self._seen.items()}
         self._before = now
         for rank, beat in beats.items():
@@ -109,7 +110,7 @@ class Judge:
             beat, silent_s = beats[rank], now - self._seen[rank][1]
             if silent_s > self.limit_s * (1 if beat.allowed_s else PATIENCE):
                 return _lost(rank, beat, f"silent for {silent_s:.1f} s ({beat.doing})", silent_s)
-        if missed > self.limit_s / 2 or not all(beat.allowed_s for beat in beats.values()):
+        if missed > self._asleep_s or not all(beat.allowed_s for beat in beats.values()):
             self._long_until = now
         if not self._all or now - self._long_until < self.limit_s:  # those who waited for it need a moment
             return None
@@ -159,6 +160,7 @@ class Heart:
         self._steps = 0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._judge: Judge | None = None
         if store is not None and size > 1 and limit_s:
             self._beat()  # before the others look for it
 
@@ -195,6 +197,10 @@ class Heart:
         if self._thread:
             self._thread.join(self.limit_s)
 
+    def quiet(self) -> None:
+        """No more beats, without waiting for the thread."""
+        self._stopped.set()
+
     def last_words(self, why: str) -> None:
         """This rank ends for a reason of its own: the others need not find out by its silence."""
         if self._thread and not self._stopped.is_set():
@@ -206,8 +212,11 @@ class Heart:
     def explain(self, warned: Callable[[], bool]) -> None:
         """Called when a collective broke: waits for the thread to find out whose fault it is and end this process.
 
-        Returns when it does not in `limit_s` + 1 s, or when the launcher asks for an end: then it knows already.
+        A broken connection is a sign of its own, so a fourth of the silence is enough. Returns when that is not found
+        in `limit_s` + 1 s, or when the launcher asks for an end: then it knows already.
         """
+        if self._judge:
+            self._judge.limit_s = self.limit_s / 4
         end = time.monotonic() + self.limit_s + 1
         self._doing = (self._doing[0], "broken collective", time.monotonic(), self.limit_s)
         while self._thread and time.monotonic() < end and not warned():
@@ -219,7 +228,7 @@ class Heart:
 
     def _run(self) -> None:
         first = self.rank == 0
-        judge = Judge(self.limit_s, self._home, alive=alive, everyone=first)
+        judge = self._judge = Judge(self.limit_s, self._home, alive=alive, everyone=first)
         watched = [str(rank) for rank in range(self.size)] if first else ["0"]
         unreachable_since: float | None = None
         while not self._stopped.wait(self.limit_s / BEATS):
@@ -299,6 +308,12 @@ def last_words(why: str) -> None:
     """Of this process's heart, if it has one."""
     for heart in _hearts[-1:]:
         heart.last_words(why)
+
+
+def silence() -> None:
+    """All ranks end for the same reason, and each says so itself."""
+    for heart in _hearts[-1:]:
+        heart.quiet()
 
 
 def explain(warned: Callable[[], bool]) -> None:

@@ -18,7 +18,6 @@ M is a node's mean time between failures over the number of nodes: with independ
 """
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -81,6 +80,8 @@ class Interval:
         self._last = self._now()
         if self.every != AUTO or not stalls_s:
             return
+        import statistics  # which loads fractions and decimals, not before the first step
+
         later = list(stalls_s[1:] or stalls_s)
         cost = max(statistics.median(later), 1e-6)
         behind = statistics.median(list(writes_s[1:] or writes_s)) if writes_s else 0.0

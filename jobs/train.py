@@ -424,6 +424,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         whole = train(configuration.load(arguments), warnings, Phases(STARTED))
     except (Mistake, Failure) as error:
+        if isinstance(error, Mistake):
+            heartbeat.silence()
         # All ranks meet the same mistake and one says it; a failure may be one rank's own.
         if first or isinstance(error, Failure):
             print(error, file=sys.stderr, flush=True)
