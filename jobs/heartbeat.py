@@ -291,8 +291,7 @@ class Heart:
         self.found = lost
         if tell:
             print(f"{lost.line()}. This start ends; the next goes on from the last checkpoint", flush=True)
-            with contextlib.suppress(OSError):
-                note_end(self.folder, lost.why, lost.rank, lost.host, lost.step, lost.silent_s)
+            note_end(self.folder, lost.why, lost.rank, lost.host, lost.step, lost.silent_s)
             time.sleep(2 * self.limit_s / BEATS)  # the others look once more before the store may be gone
         if lost.home == self._home and lost.pid != os.getpid():
             with contextlib.suppress(OSError):
@@ -357,11 +356,12 @@ def from_a_peer(error: BaseException) -> bool:
 
 
 def note_end(folder: Path, why: str, rank: int, host: str, step: int, silent_s: float) -> None:
-    """Leave for the next start when and why this one ended. Raises OSError."""
+    """Leave for the next start when and why this one ended; a full disk costs only that."""
     beside = folder / f".ended-{os.getpid()}.tmp"
     facts = {"unix": time.time(), "why": why, "rank": rank, "host": host, "step": step, "silent_s": silent_s}
-    beside.write_text(json.dumps(facts) + "\n")
-    beside.replace(folder / "ended.json")
+    with contextlib.suppress(OSError):
+        beside.write_text(json.dumps(facts) + "\n")
+        beside.replace(folder / "ended.json")
 
 
 def home() -> str:
