@@ -11,7 +11,7 @@ class Phases:
 
     def __init__(self, began: float) -> None:
         self.seconds: dict[str, float] = {}
-        self._last = began
+        self.began = self._last = began
 
     def mark(self, name: str) -> None:
         now = time.time()

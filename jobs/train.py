@@ -61,7 +61,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         torch.use_deterministic_algorithms(True)
     torch.manual_seed(config.train.seed % 2**64)
     folder = Path(ranks.told(str(runfolder.choose(config.run.folder)) if ranks.first else None))
-    watch = Watch(ranks, STARTED)
+    watch = Watch(ranks, phases.began)
     hosts = watch.meet(ranks.gathered(watch.place))
     starts = runfolder.starts(folder)
     if ranks.first:
@@ -103,7 +103,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         guard.remember(ranks.told([_past(line) for line in past[-guard.reaches_back :]]))
     ledger = _ledger(config, mesh, ranks, folder, step, len(training))
     schedule = Interval(config.checkpoint.every, config.checkpoint.node_mtbf_h, len(hosts))
-    watch.open(folder, config, step, trained.ddp, STARTED)
+    watch.open(folder, config, step, trained.ddp, phases.began)
     if resumed:
         phases.mark("load")
         say(f"resumed from {folder}/checkpoints/step-{resumed:06d}")
