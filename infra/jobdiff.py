@@ -64,8 +64,6 @@ def _sbatch(job: JobFile) -> Iterator[tuple[str, str]]:
 
 def _torchx_slurm(job: JobFile) -> Iterator[tuple[str, str]]:
     yield LIMIT
-    if job.check:
-        yield "check", "a wrong option is told by every node, and not before the job has them"
     yield from _fixed(job, "its schedulers start the number of replicas that they are told")
 
 

@@ -10,6 +10,7 @@ Arguments are of plain types only: TorchX reads annotations as text and knows `D
 """
 
 import difflib
+import importlib
 import shlex
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jobs.errors import Mistake
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".torchx.yaml"
+CHECK = "check"  # in an AppDef's metadata: a module that reads the program's options, and those of the job
 MANIFEST = "manifest"  # in an AppDef's metadata: the file that jobs/launch/pytorchjob.py starts from
 ARGUMENTS = "arguments"  # in a role's metadata: what was added to the program's own, word by word
 
@@ -51,6 +53,7 @@ def job(
     """
     app = read(FOLDER / f"{name}{SUFFIX}")
     (role,) = app.roles
+    _check(app.metadata.get(CHECK, ""), arguments)
     if j:
         _arrange(role, j)
     resource = role.resource
@@ -118,6 +121,13 @@ def read(path: Path) -> Any:
         specs.Role(**{**role, "resource": specs.Resource(**role["resource"])}) for role in data.pop("roles")
     ]
     return specs.AppDef(**data, roles=roles)
+
+
+def _check(command: str, arguments: tuple[str, ...]) -> None:
+    """Read the options as the program will. Raises Mistake when one is wrong, which was then told."""
+    module, *words = shlex.split(command) or [""]
+    if module and importlib.import_module(module).main([*words, *arguments]):
+        raise Mistake("nothing was submitted")
 
 
 def _arrange(role: Any, j: str) -> None:

@@ -318,7 +318,7 @@ def test_torchx_submits_one_job_of_equal_nodes_with_a_warning(slurm: Path) -> No
             "--name",
             "ddp",
             "--",
-            "--x=$HOME",
+            "--data.folder=$HOME",
         )
         == 0
     )
@@ -340,7 +340,7 @@ def test_the_batch_script_of_torchx_starts_a_torchrun_on_each_node(slurm: Path) 
     """The script runs here, with srun played: what it would start on each node, as that node's shell reads it."""
     script(slurm / "bin/srun", 'for word; do last=$word; done; exec bash -c "$last"')
     script(slurm / "stack/bin/python", 'printf "%s\\n" "$@"')
-    assert run("run", "-s", "slurm", "jobs.job", "--name", "ddp", "--", "--say=it's $HOME") == 0
+    assert run("run", "-s", "slurm", "jobs.job", "--name", "ddp", "--", "--data.folder=it's $HOME") == 0
     _, text = (slurm / "submitted").read_text().split("\n", 1)
     script(slurm / "bin/scontrol", 'printf "gpu-3\\ngpu-4\\n"')
     told = {"STACK": str(slurm / "stack"), "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "gpu-[3-4]"}
@@ -355,7 +355,7 @@ def test_the_batch_script_of_torchx_starts_a_torchrun_on_each_node(slurm: Path) 
     assert done.stdout.splitlines() == [
         *("-m", "jobs.torchrun"),
         *("--rdzv-backend=c10d", "--rdzv-endpoint=gpu-3:24711", "--rdzv-id=4711-2"),
-        *("-m", "jobs.train", "--config", "jobs/ddp.yaml", "--say=it's $HOME"),
+        *("-m", "jobs.train", "--config", "jobs/ddp.yaml", "--data.folder=it's $HOME"),
     ]
     script(slurm / "stack/bin/python", "exit 3")
     failed = subprocess.run(["bash"], input=text, env={**os.environ, **told}, text=True)
@@ -382,6 +382,7 @@ def test_mistakes_of_torchx_are_told_in_a_line(slurm: Path, capsys: pytest.Captu
         ("--name", "dpp"): "--name: no job 'dpp' with a section torchx. Did you mean 'ddp'?",
         ("-j", "2"): "-j: '2' is not NODESxWORKERS, such as 2x8",
         ("--env", "A"): "--env: 'A' is not NAME=value",
+        ("--", "--train.stesp=1"): "nothing was submitted",  # after the line that says which option is meant
     }.items():
         assert run("run", "-s", "slurm", "jobs.job", *words) == 2
         assert capsys.readouterr().err.splitlines()[-1] == says

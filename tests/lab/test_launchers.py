@@ -89,7 +89,8 @@ def test_a_wrong_option_and_a_refused_job_are_told_of(lab: Lab) -> None:
         assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
         return done.stderr
 
-    assert "no such option" in said(*SUBMITIT, "--train.stesp=1")
+    for module in (TORCHX, SUBMITIT):
+        assert "no such option" in said(*module, "--train.stesp=1")
     refused = said("jobs.torchx", "run", "-s", "slurm", "-cfg", "account=none", "jobs.job", "--name", "ddp")
     assert "Invalid account" in refused
 
