@@ -26,8 +26,11 @@ IN_A_WORLD: dict[str, Callable[[World], Result]] = {
     "submit": cluster.submit,
     "kill": cluster.kill,
     "ddp": stack.ddp,
+    "scaling": stack.scaling,
     "allreduce": stack.allreduce,
     "checkpoint": stack.checkpoint,
+    "faults": stack.faults,
+    "resume": stack.resume,
 }
 # These never need a world with an empty cache: Pulumi's command line and Kubernetes take half an hour to compile.
 WARM: dict[str, Callable[[World], Result]] = {
@@ -43,12 +46,14 @@ WARM: dict[str, Callable[[World], Result]] = {
 ORDER = (
     *("cold", "warm", "second", "submit", "site", "site-second", "site-grow", "growth"),
     *("programs", "kind", "kind-job", "kind-disk", "kubernetes-scale"),
-    *("render", "inventory", "preview", "ddp", "allreduce", "checkpoint", "kill"),
+    *("render", "inventory", "preview", "ddp", "scaling", "allreduce", "checkpoint"),
+    *("faults", "resume", "kill"),
 )
 # `all` in the order that brings each cluster up as seldom as can be: cold's is used until warm needs it gone.
 ALL = (
     *("render", "inventory", "preview", "programs"),
-    *("cold", "second", "submit", "kill", "warm", "ddp", "allreduce", "checkpoint"),
+    *("cold", "second", "submit", "kill", "warm"),
+    *("ddp", "scaling", "allreduce", "checkpoint", "faults", "resume"),
     *("site", "site-second", "site-grow", "kind", "kind-disk", "kind-job", "kubernetes-scale", "growth"),
 )
 

@@ -1,4 +1,4 @@
-"""Benchmarks of the jobs (jobs/bench.py) on the stack, in a container of the node image with all cores."""
+"""Benchmarks of the jobs (jobs/bench) on the stack, in a container of the node image with all cores."""
 
 import json
 import os
@@ -30,8 +30,40 @@ def allreduce(world: World) -> Result:
     return _run(
         world,
         "allreduce",
-        "bus bandwidth as nccl-tests defines it, medians of 15; TCP: a plain socket between the same"
-        " processes, the rate of one direction while both are busy",
+        "jobs/collectives.py: bus bandwidth as nccl-tests defines it, medians of 5 times the mean of 5 calls; TCP:"
+        " plain sockets between the same processes, the rate of one direction while both are busy",
+    )
+
+
+def scaling(world: World) -> Result:
+    """1, 2 and 4 ranks on the same global batch, beside their bounds."""
+    return _run(
+        world,
+        "scaling",
+        "model and batch of jobs/ddp.yaml, one thread a rank, medians of 7 rounds that take turns; the bounds: a"
+        " rank's share with nothing exchanged plus an all-reduce of the gradient's size, and one rank as often as"
+        " there are ranks or cores",
+        ranks=4,
+    )
+
+
+def faults(world: World) -> Result:
+    """Signal to saved, a killed rank to the next step, a hung rank to its detection."""
+    return _run(
+        world,
+        "faults",
+        "model of jobs/ddp.yaml on two ranks, each once: SIGUSR2 to the launcher, until the checkpoint has its name;"
+        " SIGKILL to a worker, until the first step after the restart; SIGSTOP, until ended.json names the rank",
+    )
+
+
+def resume(world: World) -> Result:
+    """Checkpoints of 1 to 4 ranks read by 1 to 4."""
+    return _run(
+        world,
+        "resume",
+        "model of jobs/ddp.yaml, each once: the phase `load`, checksums and the first import of torch's checkpoint"
+        " reader included; the plain read: the same files, which are in memory as after a save",
     )
 
 
@@ -45,7 +77,7 @@ def checkpoint(world: World) -> Result:
     )
 
 
-def _run(world: World, name: str, what: str) -> Result:
+def _run(world: World, name: str, what: str, ranks: int = RANKS) -> Result:
     stack = Path(world.where(world.stack))
     (world.checkout / "runs").mkdir(exist_ok=True)
     engine.remove_container(CONTAINER)
@@ -67,11 +99,11 @@ def _run(world: World, name: str, what: str) -> Result:
             *("--env", "PYTHONDONTWRITEBYTECODE=1", "--env", "HOME=/tmp"),
             *("--volume", f"{world.checkout}:{world.checkout}", "--workdir", world.checkout),
             *("--volume", f"{stack}:/opt/stack/{stack.name}:ro", world.where("node")),
-            *(f"/opt/stack/{stack.name}/bin/python", "-m", "jobs.bench", name, "--json", f"--ranks={RANKS}"),
+            *(f"/opt/stack/{stack.name}/bin/python", "-m", "jobs.bench", name, "--json", f"--ranks={ranks}"),
         )
     finally:
         engine.remove_container(CONTAINER)
-    return Result(name, METHOD.format(name=name, ranks=RANKS, what=what), figures(said))
+    return Result(name, METHOD.format(name=name, ranks=ranks, what=what), figures(said))
 
 
 def figures(said: str) -> list[Figure]:

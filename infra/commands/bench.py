@@ -236,6 +236,33 @@ def allreduce(write: Write = None, json: Json = False) -> None:
 
 
 @app.command()
+def scaling(write: Write = None, json: Json = False) -> None:
+    """Training on 1, 2 and 4 ranks beside its bounds.
+
+    Example: python -m infra bench scaling
+    """
+    _run(["scaling"], write, json)
+
+
+@app.command()
+def faults(write: Write = None, json: Json = False) -> None:
+    """A job that is signalled, whose rank is killed, whose rank hangs: seconds to saved, to the next step, to known.
+
+    Example: python -m infra bench faults
+    """
+    _run(["faults"], write, json)
+
+
+@app.command()
+def resume(write: Write = None, json: Json = False) -> None:
+    """Checkpoints of 1 to 4 ranks read by 1 to 4, beside a plain read.
+
+    Example: python -m infra bench resume
+    """
+    _run(["resume"], write, json)
+
+
+@app.command()
 def checkpoint(write: Write = None, json: Json = False) -> None:
     """Writing a checkpoint beside the disk's own speed, and how long the training waits for it.
 

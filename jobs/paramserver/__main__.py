@@ -137,11 +137,11 @@ def _serve(
     begin = time.perf_counter()
     reached = serving.run(listener, warnings)
     train_s = time.perf_counter() - begin
-    serving.goodbye()
     saved = checkpoints.finish()
     checkpoints.close()
     interrupted = reached < config.train.steps
     bits = {} if interrupted else _bits_per_byte(config, data, corpus, trained)
+    serving.goodbye(5 if interrupted else config.run.peer_timeout_s)
     tokens = (reached - resumed) * config.train.batch * config.model.context
     summary: dict[str, Any] = {
         "run": folder.name,

@@ -102,9 +102,6 @@ class Server:
         with self._changed:
             if self.step == self.config.train.steps:  # it was completed before: workers only have to be told
                 self._ending = True
-                self._changed.wait_for(
-                    lambda: self._greeted >= self._expected, timeout=self.config.run.peer_timeout_s
-                )
                 return self.step
         while True:
             with self._changed:
@@ -127,10 +124,12 @@ class Server:
                 self.tickets.extend(self._next_stop(at))
                 self._changed.notify_all()
 
-    def goodbye(self, within_s: float = 5.0) -> None:
-        """Wait until the workers were told that it is the end."""
+    def goodbye(self, within_s: float) -> None:
+        """Wait until the workers were told that it is the end, those as well that were slow to start."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._workers, timeout=within_s)
+            self._changed.wait_for(
+                lambda: self._greeted >= self._expected and not self._workers, timeout=within_s
+            )
 
     def _next_stop(self, step: int) -> int:
         every = self.config.checkpoint.every
@@ -235,7 +234,7 @@ class Server:
         at, part = result.ticket.step, result.ticket.part
         step = self._steps.setdefault(at, Step())
         step.losses[part] = result.loss
-        step.data_s = max(step.data_s, result.data_s)
+        step.data_s += result.data_s
         age = self.updates - result.version
         step.staleness.append(age)
         self.told.staleness[age] += 1
@@ -246,9 +245,13 @@ class Server:
                 self._apply(sum(step.gradients[each] for each in range(self.tickets.parts)), at, 1.0)
         else:
             self._apply(gradient, at, 1 / self.tickets.parts)
-        for whole in self.tickets.done(name):
-            self._tell(whole, self._steps.pop(whole))
-            self.step = whole + 1
+        whole = self.tickets.done(name)
+        if whole:  # without a bound a late part may make many steps whole at once
+            now = time.monotonic()
+            each_s, self._since = (now - self._since) / len(whole), now
+            for one in whole:
+                self._tell(one, self._steps.pop(one), each_s)
+                self.step = one + 1
 
     def _apply(self, gradient: Any, at: int, share: float) -> None:
         """One update of the optimiser, at `share` of the learning rate of step `at`."""
@@ -262,10 +265,8 @@ class Server:
         self.trained.step()
         self.updates += 1
 
-    def _tell(self, at: int, step: Step) -> None:
-        """A line of metrics.jsonl for a step that is whole."""
-        now = time.monotonic()
-        step_s, self._since = max(now - self._since, 1e-6), now
+    def _tell(self, at: int, step: Step, step_s: float) -> None:
+        """A line of metrics.jsonl for a step that is whole. `data_s`: the workers' waits, of all their time."""
         tokens = self.config.train.batch * self.config.model.context
         line = {
             "step": at + 1,
@@ -273,7 +274,7 @@ class Server:
             "time": time.time(),
             "tokens_per_s": round(tokens / step_s, 1),
             "step_s": round(step_s, 6),
-            "data_s": round(step.data_s, 6),
+            "data_s": round(step.data_s / max(1, len(self._workers)), 6),
             "memory_mib": round(metrics.memory_mib(), 1),
             "staleness": sum(step.staleness) / len(step.staleness),
             "workers": len(self._workers),

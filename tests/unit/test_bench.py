@@ -17,7 +17,7 @@ from infra.bench.run import ALL, HERE, IN_A_WORLD, ORDER, WARM
 from infra.commands import bench
 from infra.errors import Mistake
 from infra.paths import CHECKOUT
-from jobs import bench as jobs_bench
+from jobs import figure as jobs_figure
 from tests.checkout import LAPTOP
 
 KILL = Result(
@@ -163,11 +163,11 @@ From nothing to the first training step: 3 min 02 s. Report: runs/1/report.html
 
 
 def test_figures_of_the_jobs_are_found_among_their_lines() -> None:
-    one = jobs_bench.Figure("step", 0.2, "s", 0.15, "bound")
-    said = "saved step 1\n" + json.dumps({"benchmark": "ddp", **one.__dict__, "ratio": one.ratio}) + "\n"
+    one = jobs_figure.Figure("step", 0.2, "s", 0.15, "bound")
+    said = "saved step 1\n" + json.dumps({"benchmark": "ddp", **one.__dict__, "reached": one.reached}) + "\n"
     (figure,) = stack.figures(said)
     assert figure == Figure("step", 0.2, "s", 0.15, "bound")
-    assert figure.reached == one.ratio
+    assert figure.reached == one.reached
 
 
 def test_all_measures_everything_and_each_has_a_command_of_its_own() -> None:

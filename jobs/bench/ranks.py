@@ -1,54 +1,19 @@
-"""What the machine and the job could do, and what they do: each figure beside its limit, measured in one run.
+"""What several ranks are measured at: training beside its bound, all-reduce, checkpoints.
 
-    python -m jobs.bench ddp            two ranks beside one on the same cores, and beside their bound
-    python -m jobs.bench allreduce      all-reduce by size, beside TCP between the same processes
-    python -m jobs.bench checkpoint     write beside the disk, stall beside a copy in memory
-    python -m jobs.bench gemm           matrix products by precision
-
-Starts its own ranks (`--ranks=2`) on this machine, one thread each; inside torchrun it uses the ranks that
-are there. `--json` prints one object for each figure. Medians of several rounds that take turns, so that a
-noisy moment hits alike what is compared.
+Every way that is compared takes turns with the others, so that a noisy moment hits all of them; medians.
 """
 
-import argparse
-import json
 import os
 import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of a benchmark: a value, its limit, and their ratio (1 is the limit reached)."""
-
-    name: str
-    value: float
-    unit: str
-    limit: float | None = None
-    limit_name: str = ""
-
-    @property
-    def ratio(self) -> float | None:
-        """How close to the limit: for times the limit over the value, for rates the value over the limit."""
-        if not self.limit:
-            return None
-        return self.limit / self.value if self.unit in ("s", "ms") else self.value / self.limit
-
-    def line(self) -> str:
-        text = f"{self.name:<44}{self.value:>10.4g} {self.unit:<8}"
-        if self.limit is None:
-            return text.rstrip()
-        return f"{text}{self.ratio:>6.0%} of {self.limit_name}: {self.limit:.4g} {self.unit}"
+from jobs.figure import Figure
 
 
 def ddp(ranks: Any) -> list[Figure]:
@@ -116,24 +81,81 @@ def ddp(ranks: Any) -> list[Figure]:
     ]
 
 
-def allreduce(ranks: Any) -> list[Figure]:
-    """Bus bandwidth, 2 (n - 1) / n x bytes / time as nccl-tests defines it, beside what TCP carries.
+def scaling(ranks: Any) -> list[Figure]:
+    """Training of jobs/ddp.yaml's default model on 1, 2, 4 ... ranks of this world, the same global batch.
 
-    The link: rank 0 and rank 1 each send and receive at once over a plain socket, as a ring all-reduce of two
-    ranks does; the rate of one direction.
+    Two bounds: its compute with nothing exchanged, by all ranks at once, plus an all-reduce of the gradient; and
+    one rank, as often as there are ranks or, on CPU, cores for them. Ranks that have no part in a size wait.
     """
     import torch
     import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
 
+    from jobs import config, model, optim
+
+    settings = config.Config()
+    sizes = [n for n in (1, 2, 4, 8, 16, 32) if n <= ranks.size]
+    groups = {n: dist.new_group(list(range(n))) for n in sizes}
+    gradient = torch.zeros(
+        sum(p.numel() for p in model.GPT(settings.model).parameters()), device=ranks.device
+    )
+
+    def stepper(n: int, spread: bool) -> Callable[[], None]:
+        network = model.GPT(settings.model).to(ranks.device)
+        used: Any = DistributedDataParallel(network, process_group=groups[n]) if spread else network
+        optimizer = optim.make(network, settings.train)
+        rows = torch.randint(
+            256, (settings.train.batch // n, settings.model.context + 1), device=ranks.device
+        )
+
+        def step() -> None:
+            model.loss(used(rows[:, :-1]), rows[:, 1:]).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+    def nothing() -> None:
+        pass
+
+    ways: dict[str, Callable[[], Any]] = {}
+    for n in sizes:
+        inside = ranks.rank < n
+        ways[f"{n} ddp"] = stepper(n, spread=True) if inside else nothing
+        ways[f"{n} compute"] = stepper(n, spread=False) if inside else nothing
+        ways[f"{n} all-reduce"] = partial(dist.all_reduce, gradient, group=groups[n]) if inside else nothing
+    took = _rounds(ways, ranks, rounds=7)
+    tokens = settings.train.batch * settings.model.context
+    cores = len(os.sched_getaffinity(0)) if ranks.device.type == "cpu" else ranks.size
+    one = tokens / took["1 ddp"]
     figures = []
-    link = _tcp_bytes_per_s(ranks)
-    for size in (2**12, 2**16, 2**20, 2**22, 2**24, 2**26):
-        buffer = torch.zeros(size // 4, device=ranks.device)
-        took = _rounds({"all-reduce": partial(dist.all_reduce, buffer)}, ranks, rounds=15)["all-reduce"]
-        rate = 2 * (ranks.size - 1) / ranks.size * size / took
-        name = f"all-reduce {size / 1024:>8.0f} KiB, {took * 1e3:8.3f} ms"
-        figures.append(Figure(name, rate / 1e9, "GB/s", link / 1e9, "TCP, both ways at once"))
+    for n in sizes:
+        bound = took[f"{n} compute"] + (took[f"{n} all-reduce"] if n > 1 else 0.0)
+        figures.append(Figure(f"step on {n} ranks", took[f"{n} ddp"], "s", bound, "its compute + all-reduce"))
+        best, name = one * min(n, cores), f"{min(n, cores)} x 1 rank"
+        figures.append(Figure(f"training on {n} ranks", tokens / took[f"{n} ddp"], "tokens/s", best, name))
     return figures
+
+
+def allreduce(ranks: Any) -> list[Figure]:
+    """Bus bandwidth by size, as jobs/collectives.py measures it, beside plain TCP sockets between all ranks."""
+    from jobs import collectives
+    from jobs.sweep import Sweep
+
+    if ranks.size < 2:
+        raise SystemExit("allreduce: needs two ranks or more; use --ranks=2")
+    sweep = Sweep(operations="all-reduce", sizes="4KiB,64KiB,1MiB,4MiB,16MiB,64MiB", iterations=5, rounds=5)
+    measured, _ = collectives.measure(sweep, ranks)
+    return [
+        Figure(
+            f"all-reduce {each.bytes / 1024:>8.0f} KiB, {each.seconds * 1e3:8.3f} ms",
+            each.bus_gb_per_s,
+            "GB/s",
+            each.link_gb_per_s,
+            "TCP, all ranks at once",
+        )
+        for each in measured
+    ]
 
 
 def checkpoint(ranks: Any) -> list[Figure]:
@@ -204,28 +226,6 @@ def checkpoint(ranks: Any) -> list[Figure]:
     ]
 
 
-def gemm(ranks: Any) -> list[Figure]:
-    """Square matrix products on rank 0's device, by the precisions that it has."""
-    import torch
-
-    size, figures = (8192, []) if ranks.device.type == "cuda" else (1024, [])
-    for kind in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(size, size, device=ranks.device).to(kind) for _ in range(2))
-        took = _rounds({"gemm": partial(torch.matmul, a, b)}, ranks, rounds=9)["gemm"]
-        figures.append(
-            Figure(f"product of {size} x {size}, {str(kind)[6:]}", 2 * size**3 / took / 1e9, "GFLOP/s")
-        )
-    return figures
-
-
-BENCHMARKS: dict[str, Callable[[Any], list[Figure]]] = {
-    "ddp": ddp,
-    "allreduce": allreduce,
-    "checkpoint": checkpoint,
-    "gemm": gemm,
-}
-
-
 def _rounds(ways: dict[str, Callable[[], Any]], ranks: Any, rounds: int) -> dict[str, float]:
     """Median seconds of each way, as rank 0 sees it; the ways take turns, after two rounds of warming up."""
     import torch
@@ -243,67 +243,9 @@ def _rounds(ways: dict[str, Callable[[], Any]], ranks: Any, rounds: int) -> dict
     return {name: statistics.median(times) for name, times in took.items()}
 
 
-def _tcp_bytes_per_s(ranks: Any, size: int = 256 << 20) -> float:
-    """Rate of one direction of a socket between rank 0 and rank 1 while both directions are busy."""
-    import threading
-
-    if ranks.size < 2:
-        raise SystemExit("allreduce: needs two ranks or more; use --ranks=2")
-    server = socket.create_server(("", 0)) if ranks.first else None
-    address = ranks.told((socket.gethostname(), server.getsockname()[1]) if server else None)
-    rate = 0.0
-    if ranks.rank < 2:
-        end = server.accept()[0] if server else socket.create_connection(address)
-        block = memoryview(bytearray(1 << 20))
-        start = time.perf_counter()
-
-        def send() -> None:
-            for _ in range(size // len(block)):
-                end.sendall(block)
-
-        sender = threading.Thread(target=send)
-        sender.start()
-        into, got = bytearray(1 << 20), 0
-        while got < size:
-            got += end.recv_into(into)
-        sender.join()
-        rate = size / (time.perf_counter() - start)
-        end.close()
-    if server:
-        server.close()
-    told: float = ranks.told(rate)
-    return told
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", choices=BENCHMARKS)
-    parser.add_argument("--ranks", type=int, default=2, help="ranks to start on this machine (2)")
-    parser.add_argument("--json", action="store_true", help="one JSON object for each figure")
-    chosen = parser.parse_args(arguments)
-    if "RANK" not in os.environ:
-        Path("runs").mkdir(exist_ok=True)
-        launch = [sys.executable, "-m", "jobs.torchrun", "--standalone", f"--nproc-per-node={chosen.ranks}"]
-        return subprocess.run([*launch, "-m", "jobs.bench", *arguments], check=False).returncode
-
-    import torch
-
-    from jobs import parallel
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    ranks = parallel.start(60)
-    figures = BENCHMARKS[chosen.name](ranks)
-    if ranks.first:
-        for figure in figures:
-            facts = {"benchmark": chosen.name, **asdict(figure), "ratio": figure.ratio}
-            print(json.dumps(facts) if chosen.json else figure.line(), flush=True)
-    ranks.wait()
-    parallel.end()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+MEASURES: dict[str, Callable[[Any], list[Figure]]] = {
+    "ddp": ddp,
+    "scaling": scaling,
+    "allreduce": allreduce,
+    "checkpoint": checkpoint,
+}
