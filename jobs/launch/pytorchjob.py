@@ -27,6 +27,8 @@ from jobs.components import ARGUMENTS, FOLDER, MANIFEST
 from jobs.errors import Failure, Mistake
 from jobs.launch.command import output
 
+# <name>-<14 random characters>-worker-<n>, the name of a pod and of its service, is one label of DNS: 63 characters.
+NAME = 35
 LABEL = "app.kubernetes.io/managed-by"
 OURS = "torchx"
 POD_OF = "training.kubeflow.org/job-name"
@@ -81,7 +83,9 @@ class PyTorchJobs(Scheduler):
                 " jobs.job --name ddp"
             )
         text = (FOLDER.parent / named).read_text()
-        return AppDryRunInfo(Request(manifest(yaml.safe_load(text), app, cfg, make_unique(app.name))), str)
+        return AppDryRunInfo(
+            Request(manifest(yaml.safe_load(text), app, cfg, make_unique(app.name[:NAME]))), str
+        )
 
     def schedule(self, dryrun_info: AppDryRunInfo) -> str:
         made = dryrun_info.request.manifest

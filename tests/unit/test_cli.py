@@ -101,3 +101,9 @@ def test_from_another_folder_a_path_means_what_the_shell_means(tmp_path: Path) -
         text=True,
     )
     assert (done.stdout, done.stderr) == (f"{mine}: 128 nodes in 1 pool\n", "")
+
+
+def test_jobs_says_what_a_launcher_cannot_be_told(infra) -> None:  # type: ignore[no-untyped-def]
+    shown = infra("jobs", "ddp", "--differences")
+    assert "TrainJob k8s/trainjob.yaml" in shown and "time_limit_minutes" in shown
+    assert infra("jobs", "ddp", "--check") == "jobs: every file is as its description says\n"
