@@ -135,7 +135,7 @@ class Run:
     )
     tensorboard: bool = option(False, "figures of each step for TensorBoard too (jobs/board.py)")
     profile_every: int = option(
-        0, "measure allreduce_share in every so manieth step, on any mesh; 0: DDP only, which is free", 0
+        0, "steps between two that are profiled for allreduce_share, on any mesh; 0: DDP's own times", 0
     )
     samples: bool = option(True, "keep a ledger of sample numbers for each step (jobs/samples.py)")
 

@@ -71,6 +71,8 @@ def here(record: Record, changes: Sequence[str]) -> dict[str, str]:
     image = runfolder.image()
     if image or "image" in found:
         found["image"] = str(image)
+    if "gpu" in record.environment:
+        found["device"] = _device()
     for name in ("torch", "numpy"):
         try:
             found[name] = version(name)
@@ -81,6 +83,15 @@ def here(record: Record, changes: Sequence[str]) -> dict[str, str]:
         (path / "config.yaml").write_text(configuration.to_yaml(config))
         now = Record(path).config
     return found | {key: text for key, text in now.items() if not key.startswith(LEFT_OUT)}
+
+
+def _device() -> str:
+    """The GPU that a run would use here, else cpu."""
+    try:
+        import torch
+    except ImportError:
+        return "no torch"
+    return str(torch.cuda.get_device_name(0)) if torch.cuda.is_available() else "cpu"
 
 
 def changed(then: dict[str, str], now: dict[str, str]) -> list[str]:
@@ -227,7 +238,8 @@ def again(record: Record, chosen: argparse.Namespace) -> int:
         print("or with all ranks on this machine: --here")
         return CANNOT
     steps = min(chosen.steps or len(record.lines), len(record.lines))
-    environment = dict(os.environ) | record.environment.get("numeric", {})
+    environment = {name: value for name, value in os.environ.items() if name not in runfolder.NUMERIC}
+    environment |= record.environment.get("numeric", {})
     for name in list(environment):  # a job of its own, not a part of the one that this may be called in
         if name.startswith(("SLURM_", "TORCHELASTIC_", "PET_")) or name in (
             "RANK",

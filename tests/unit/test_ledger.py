@@ -175,7 +175,9 @@ def test_a_record_reads_what_a_program_wrote(run: Path) -> None:
 HEAVY = ("torch", "numpy", "matplotlib", "yaml", "tensorboard", "pynvml")
 
 
-@pytest.mark.parametrize("verb", [["--help"], ["ledger", "--help"], ["ledger"], ["report"]])
+@pytest.mark.parametrize(
+    "verb", [["--help"], ["preflight", "--help"], ["ledger", "--help"], ["ledger"], ["report"]]
+)
 def test_verbs_start_without_heavy_imports(run: Path, verb: list[str]) -> None:
     """What is imported decides how long it takes; the time itself is this machine's, and its load's."""
     program = f"""
