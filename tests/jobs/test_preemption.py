@@ -117,14 +117,15 @@ def test_with_too_little_warning_the_last_whole_save_counts(
     begin = steps(disturbed)
     process = disturbed.start(2, **HOW)
     disturbed.reaches(begin + 15, process)
+    victims = (*disturbed.workers(process), process.pid)
     writing = half_saved(disturbed, process)
     os.kill(process.pid, signal.SIGUSR2)
-    for victim in (*disturbed.workers(process), process.pid):
+    for victim in victims:
         os.kill(victim, signal.SIGKILL)
     process.communicate(timeout=60)
     reached = steps(disturbed)
     whole = max(int(path.name[5:]) for path in (disturbed.folder / "checkpoints").glob("step-*"))
-    assert whole in (writing, writing - EVERY)  # it may have been renamed into its place just before
+    assert whole >= writing - EVERY  # more, when it was whole before the signal came
 
     output = disturbed.spread(2, **HOW)
     assert f"resumed from {disturbed.folder}/checkpoints/step-{whole:06d}" in output
