@@ -16,6 +16,7 @@ def make(model: nn.Module, train: Train, fused: bool = True) -> torch.optim.Opti
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]  # a stage of a pipeline may have no embedding
     return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.95), eps=1e-10, fused=fused)
 
 

@@ -14,10 +14,11 @@ import atexit
 import multiprocessing
 import shutil
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,20 @@ class World:
         """What `case(ranks, ...)` returns on each rank. Raises AssertionError with the traceback of a rank."""
         for pipe in self._pipes:
             pipe.send((case, arguments, named))
-        found: list[Any] = []
-        failed: list[str] = []
-        for rank, pipe in enumerate(self._pipes):
-            if failed or not pipe.poll(TIMEOUT_S):
-                failed = failed or [f"rank {rank} said nothing for {TIMEOUT_S} s"]
-                continue
-            good, value = pipe.recv()
-            (found if good else failed).append(value)
-        if failed:
-            self.close()
-            raise AssertionError(failed[0])
-        return found
+        found: dict[int, Any] = {}
+        until = time.monotonic() + TIMEOUT_S
+        while len(found) < self.size:  # whoever fails is heard first: the others may wait for it
+            missing = [rank for rank in range(self.size) if rank not in found]
+            ready = connection.wait([self._pipes[rank] for rank in missing], max(0, until - time.monotonic()))
+            why = "" if ready else f"ranks {missing} said nothing for {TIMEOUT_S} s"
+            for rank in (each for each in missing if self._pipes[each] in ready):
+                good, value = self._pipes[rank].recv()
+                found[rank] = value
+                why = why or ("" if good else value)
+            if why:
+                self.close()
+                raise AssertionError(why)
+        return [found[rank] for rank in range(self.size)]
 
     @property
     def alive(self) -> bool:

@@ -1,0 +1,193 @@
+"""Each way to compute a step: what is exact stays exact, what rounds stays near, what cannot be is one line."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from jobs import config, float8, precision, preflight
+from jobs.errors import Mistake
+from jobs.mesh import Mesh
+from jobs.ranks import Ranks
+from tests.jobs.test_parallel import TOLERANCE, alone, compare, load, make, named, rows_of, train
+from tests.jobs.world import World
+
+__all__ = ["alone"]  # the fixture: one process
+
+TESTED = {"real": ["training on one node"]}
+
+EXACT = [
+    (1, {"compute.accumulate": 4}),
+    (2, {"compute.accumulate": 2}),
+    (2, {"compute.accumulate": 2, "mesh.form": "fsdp"}),
+    (2, {"compute.accumulate": 2, "mesh.tensor": 2}),
+    (2, {"compute.recompute": "true"}),
+    (2, {"compute.recompute": "true", "mesh.form": "fsdp"}),
+    (2, {"compute.recompute": "true", "mesh.context": 2}),
+    (2, {"compute.recompute": "true", "mesh.pipeline": 2}),
+    (2, {"compute.fused": "false", "mesh.form": "fsdp"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"), EXACT, ids=lambda value: named(value) if isinstance(value, dict) else None
+)
+def test_how_a_step_is_computed_does_not_change_what(
+    world: Callable[[int], World], alone: dict[str, Any], ranks: int, options: dict[str, Any]
+) -> None:
+    """Accumulated or at once, kept or computed again, in one kernel or in many."""
+    compare(world(ranks).run(train, options, "fp64"), alone["fp64"], TOLERANCE["fp64"])
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "options", [{"mesh.replicate": 2}, {"mesh.form": "fsdp"}, {"mesh.tensor": 2}], ids=named
+)
+def test_half_precision_stays_near(
+    world: Callable[[int], World], alone: dict[str, Any], options: dict[str, Any], kind: str
+) -> None:
+    """Within 1 %: bf16 has 7 bits of mantissa, so a product is off by up to 0.4 %, and errors average out."""
+    found = world(2).run(train, {**options, "compute.precision": kind}, "fp32")
+    assert found[0]["losses"] == pytest.approx(alone["fp32"]["losses"], rel=0.01)
+    assert found[0]["losses"] != alone["fp32"]["losses"]
+    assert found[0]["norms"] == pytest.approx(alone["fp32"]["norms"], rel=0.05)
+
+
+def overflow(ranks: Ranks, options: dict[str, Any]) -> list[Any]:
+    """Two steps at a scale of the loss that is far too large."""
+    asked, mesh, trained = make(ranks, {**options, "compute.precision": "fp16"}, "fp32")
+    trained.scaler.scale = 2.0**120
+    before = [each.detach().clone() for each in trained.model.parameters()]
+    trained.step_loss(rows_of(0, asked, mesh, ranks.rank))
+    norm = trained.clip(1.0)
+    trained.step()
+    same = all(map(torch.equal, before, (each.detach() for each in trained.model.parameters())))
+    return [bool(torch.isfinite(norm)), same, trained.scaler.scale]
+
+
+@pytest.mark.parametrize("options", [{"mesh.replicate": 2}, {"mesh.pipeline": 2}], ids=named)
+def test_a_gradient_that_overflows_is_left_out_on_all_ranks_and_the_scale_halved(
+    world: Callable[[int], World], options: dict[str, Any]
+) -> None:
+    assert world(2).run(overflow, options) == [[False, True, 2.0**119]] * 2
+
+
+def test_the_scale_doubles_after_enough_good_steps() -> None:
+    scaler = precision.Scaler(enabled=True, scale=4.0, patience=3)
+    assert [scaler.good_step(torch.tensor(1.0)) for _ in range(3)] == [True] * 3
+    assert scaler.scale == 8.0
+    assert not scaler.good_step(torch.tensor(float("nan")))
+    assert (scaler.scale, scaler.good) == (4.0, 0)
+
+
+@pytest.mark.parametrize("kind", ["tf32", "fp8"])
+def test_what_the_device_cannot_do_is_one_line(kind: str) -> None:
+    compute = config.Compute(precision=kind)
+    with pytest.raises(
+        Mistake, match=rf"^compute\.precision: {kind} needs a GPU; on a CPU use fp32, bf16, fp16$"
+    ):
+        precision.check(compute, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "has", "works"),
+    [
+        ("bf16", (7, 5), False),
+        ("fp16", (7, 0), True),
+        ("tf32", (8, 0), True),
+        ("fp8", (8, 0), False),
+        ("fp8", (8, 9), True),
+    ],
+)
+def test_a_gpu_is_asked_for_its_compute_capability(
+    kind: str, has: tuple[int, int], works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: has)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    compute = config.Compute(precision=kind)
+    if works:
+        precision.check(compute, torch.device("cuda"))
+    else:
+        with pytest.raises(Mistake, match=r"needs compute capability 8\.[09]; a card has"):
+            precision.check(compute, torch.device("cuda"))
+
+
+def test_compiling_on_a_cpu_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(Mistake, match=r"compute\.compile: on a CPU it needs a C\+\+ compiler"):
+        precision.check(config.Compute(compile=True), torch.device("cpu"))
+
+
+def test_products_in_8_bits_are_near_and_their_gradients_too() -> None:
+    """torch._scaled_mm on a CPU: the same operation as on a GPU. Within 5 % of the largest: 3 bits of mantissa."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 16, 32, requires_grad=True)
+    weight = torch.randn(48, 32, requires_grad=True)
+    near, exact = float8.Product.apply(x, weight), torch.nn.functional.linear(x, weight)
+    assert not torch.equal(near.float(), exact)
+    assert (near - exact).abs().max() < 0.05 * exact.abs().max()
+    towards = torch.randn_like(exact)
+    found = torch.autograd.grad(near, (x, weight), towards.bfloat16())
+    for mine, right in zip(found, torch.autograd.grad(exact, (x, weight), towards), strict=True):
+        assert mine.shape == right.shape
+        assert (mine - right).abs().max() < 0.1 * right.abs().max()
+
+
+def measured(ranks: Ranks, options: dict[str, Any], kind: str) -> list[int]:
+    """Bytes of this rank after a step: weights, gradients, optimiser, and what autograd kept of the forward."""
+    asked, mesh, trained = make(ranks, {**options, "compute.precision": kind}, "fp32")
+    kept: dict[int, int] = {}
+    fixed = {
+        each.untyped_storage().data_ptr() for each in (*trained.model.parameters(), *trained.model.buffers())
+    }
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        kept[local.untyped_storage().data_ptr()] = local.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        trained.step_loss(rows_of(0, asked, mesh, ranks.rank))
+    local = [each.to_local() if hasattr(each, "to_local") else each for each in trained.model.parameters()]
+    grads = [each.grad for each in trained.model.parameters()]
+    grads = [each.to_local() if hasattr(each, "to_local") else each for each in grads]
+    trained.step()
+    moments = [
+        each.to_local() if hasattr(each, "to_local") else each
+        for state in trained.optimizer.state.values()
+        for name, each in state.items()
+        if name != "step"
+    ]
+    sizes = [sum(each.numel() * each.element_size() for each in some) for some in (local, grads, moments)]
+    return [*sizes, sum(size for at, size in kept.items() if at not in fixed)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "kind"),
+    [
+        (1, {}, "fp32"),
+        (1, {}, "bf16"),
+        (2, {"mesh.tensor": 2}, "fp32"),
+        (2, {"mesh.form": "fsdp"}, "fp32"),
+        (2, {"mesh.context": 2}, "fp32"),
+        (4, {"mesh.pipeline": 2, "mesh.form": "fsdp"}, "fp32"),
+        (4, {"mesh.tensor": 2, "mesh.form": "fsdp"}, "fp32"),
+    ],
+    ids=str,
+)
+def test_preflight_estimates_what_a_rank_is_measured_to_need(
+    world: Callable[[int], World], ranks: int, options: dict[str, Any], kind: str
+) -> None:
+    """Weights, gradients and moments to the byte; activations within 15 % where all are kept at once."""
+    shape = {"model.width": 64, "model.context": 64, "compute.precision": kind}
+    asked = load({**options, **shape})
+    mesh = Mesh.of(asked, ranks)
+    for rank, found in enumerate(world(ranks).run(measured, {**options, **shape}, kind)):
+        weights, gradients, moments, activations = found
+        estimate = preflight.memory(asked, mesh, rank)
+        assert [weights, gradients, moments] == [estimate.weights, estimate.gradients, estimate.optimiser]
+        if mesh.pipeline == 1:  # where microbatches come and go, what was kept at once cannot be counted so
+            logits = 2 * 4 * 256 * asked.train.batch // mesh.data * asked.model.context // mesh.context
+            assert activations == pytest.approx(estimate.activations - logits + estimate.gathered, rel=0.15)
