@@ -276,6 +276,57 @@ def test_submitit_asks_slurm_for_what_the_job_describes(slurm: Path) -> None:
     assert "--kill-on-bad-exit=0" in text and "array" not in text
 
 
+def test_submitit_under_slurm_saves_in_the_loop_and_has_slurm_requeue_it(
+    slurm: Path, trainer: Trainer, undisturbed: Trainer
+) -> None:
+    """Its batch script runs here, srun played by a script that starts both tasks as Slurm names them."""
+    script(
+        slurm / "bin/srun",
+        'while case "$1" in -*) ;; *) false ;; esac; do',
+        '  if [ "$1" = --output ]; then shift; fi; shift',
+        "done",
+        f'SLURM_PROCID=1 SLURM_NODEID=1 "$@" >>{slurm}/task-1 2>&1 &',
+        f'SLURM_PROCID=0 SLURM_NODEID=0 "$@" >>{slurm}/task-0 2>&1 &',
+        "wait",
+    )
+    script(
+        slurm / "bin/scontrol",
+        f'if [ "$1" = requeue ]; then echo "$2" >>{slurm}/requeued; else echo "JobId=17 JobState=RUNNING"; fi',
+    )
+    job = dataclasses.replace(TWO, options=trainer.options(), outputs=str(slurm), check=None)
+    (submitted,) = executor.submit(job)
+    told = {
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_LOCALID": "0",
+    }
+    env = {name: value for name, value in os.environ.items() if name not in LEFT_OVER}
+
+    def start(count: int) -> "subprocess.Popen[bytes]":
+        told["SLURM_RESTART_COUNT"] = str(count)
+        return subprocess.Popen(
+            ["bash", slurm / "submitted"],
+            env={**env, **told, "SLURM_JOB_NUM_NODES": "2", "SUBMITIT_EXECUTOR": "slurm"},
+            cwd=CHECKOUT,
+        )
+
+    first = start(0)
+    trainer.reaches(60, first)  # type: ignore[arg-type]
+    for task in (task for srun in children(first.pid) for task in children(srun)):
+        os.kill(task, signal.SIGUSR2)
+    first.wait(timeout=60)
+    assert (slurm / "requeued").read_text() == "17\n"  # once, by rank 0
+    assert not list((slurm / "submitit").rglob("*_result.pkl"))  # a result would say that the job is done
+    stopped = len(trainer.losses())
+    assert f"all 2 ranks agreed to stop after step {stopped}" in (slurm / "task-0").read_text()
+
+    assert start(1).wait(timeout=120) == 0
+    assert trainer.losses() == undisturbed.losses()
+    summary, _ = submitted.results()
+    assert (summary["state"], summary["resumed_from"]) == ("completed", stopped)
+
+
 def test_submitit_makes_a_sweep_an_array(slurm: Path) -> None:
     job = dataclasses.replace(ddp_submitit.JOB, outputs=str(slurm))
     submitted = executor.submit(job, sweep={"train.seed": ["1", "2"], "train.clip": ["0.5", "1"]})
