@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import metrics
+from jobs import interval, metrics
 from jobs.errors import Failure
 from tests.jobs.conftest import CHECKOUT, Trainer
 
@@ -118,6 +118,14 @@ def test_a_finished_run_started_again_only_reports(trained: Trainer) -> None:
 def test_the_last_k_stay(trainer: Trainer) -> None:
     trainer.here(**STEPS, checkpoint__keep=2)
     assert checkpoints(trainer) == ["step-000020", "step-000030"]
+
+
+def test_an_automatic_interval_first_measures_what_a_save_costs(trainer: Trainer) -> None:
+    trainer.here(train__steps=30, checkpoint__every="auto", checkpoint__node_mtbf_h=5000)
+    assert checkpoints(trainer) == ["step-000010", "step-000030"]  # the first, and the last step's
+    found = json.loads((trainer.folder / "summary.json").read_text())["checkpoint"]
+    by_cost = [interval.daly(stall, 5000 * 3600) for stall in found["stall_s"]]
+    assert min(by_cost) * 0.5 < found["interval_s"] < max(by_cost) * 2  # what finish() adds comes later
 
 
 def test_a_checkpoint_of_one_rank_is_gone_on_with_by_two(trainer: Trainer) -> None:
