@@ -169,9 +169,7 @@ def training(sizes: Sizes, name: str, here: Any) -> list[Figure]:
     if here.device.type == "cuda":
         total = torch.cuda.get_device_properties(here.device).total_memory
         used = torch.cuda.max_memory_allocated(here.device)
-        figures.append(
-            Figure("  memory in use, both loops' states", used / 1e9, "GB allocated", total / 1e9, "the card")
-        )
+        figures.append(Figure("  memory of the card in use, for both", 100 * used / total, "%"))
     return figures
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import kubernetes, metrics, options, runfolder, signals, slurm
+from jobs import kubernetes, metrics, ngrams, options, runfolder, signals, slurm
 from jobs import paramserver as package
 from jobs.errors import Failure, Mistake
 from jobs.paramserver.config import Config, load
@@ -104,6 +104,9 @@ def _serve(
     folder = runfolder.choose(config.run.folder)
     starts = runfolder.starts(folder)
     (folder / "config.yaml").write_text(options.to_yaml(config))
+    versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
+    found = runfolder.environment([runfolder.host()], str(ranks.device), config.train.seed, versions)
+    runfolder.write_json(folder / "environment.json", found)
     runfolder.link_latest(folder)
     bound = {0: "synchronous", -1: "asynchronous"}.get(
         config.server.staleness, f"at most {config.server.staleness} steps apart"
@@ -172,7 +175,7 @@ def _serve(
 
 
 def _bits_per_byte(config: Config, data: Any, corpus: Path, trained: Any) -> dict[str, float]:
-    """Of the model on held-out files, on the windows that jobs/train.py takes."""
+    """Of the model and of counting on held-out files, on the windows that jobs/train.py takes."""
     import torch
 
     split = data.Split(corpus, "validation", config.model.context)
@@ -182,13 +185,19 @@ def _bits_per_byte(config: Config, data: Any, corpus: Path, trained: Any) -> dic
     for start in range(0, count, 32):
         rows = torch.from_numpy(windows[start : start + 32]).long()
         nats += float(trained.evaluate(rows.to(trained.ranks.device))) * len(rows)
-    return {"validation": nats / count / math.log(2)}
+    training = data.Split(corpus, "train", config.model.context)
+    unigram, bigram = ngrams.bits_per_byte(training.shards, windows)
+    return {"validation": nats / count / math.log(2), "bigram": bigram, "unigram": unigram}
 
 
 def _verdict(summary: dict[str, Any], folder: Path) -> str:
     told = summary["server"]
     bits = summary["bits_per_byte"].get("validation")
-    good = f"{bits:.2f} bits/byte on validation; " if bits else ""
+    good = (
+        f"{bits:.2f} bits/byte on validation (bigram {summary['bits_per_byte']['bigram']:.2f}); "
+        if bits
+        else ""
+    )
     return (
         f"{good}{metrics.short(summary['tokens_per_s'])} tok/s; {told['updates']} updates of weights that were "
         f"{told['staleness_mean']:.2f} updates old ({told['staleness_max']} at most); workers up to "

@@ -127,6 +127,9 @@ def test_stale_synchronous_by_torchrun_stays_in_its_bounds_and_can_be_looked_at_
     assert len(trainer.losses()) == 30
     told = summary(trainer)["server"]
     assert told["lead_max"] <= 1
+    assert json.loads((trainer.folder / "environment.json").read_text())["seed"] == 1
+    report = subprocess.run([sys.executable, "-m", "jobs", "report", str(trainer.folder)], **QUIET)
+    assert report.returncode == 0, report.stderr
     assert told["staleness_max"] <= 3 * 2 - 1  # the other parts of the steps before, of it and after
     done = subprocess.run(words, **QUIET)
     assert done.returncode == 0, done.stderr
