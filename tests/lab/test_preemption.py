@@ -71,11 +71,10 @@ def one_node(lab: Lab, run: job.Run) -> None:
 
 
 def a_higher_qos(lab: Lab, run: job.Run) -> None:
-    """A job that may preempt this one and needs its nodes: Slurm warns, and queues it again by itself."""
-    urgent = lab.submit(
-        "--qos=high", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap", "true"
+    """A job that may preempt this one and needs all memory of its nodes: Slurm warns it, and queues it again."""
+    lab.finish(
+        lab.submit("--qos=high", "--nodes=2", "--mem=0", "--time=1", "--output=/dev/null", "--wrap", "true")
     )
-    lab.finish(urgent)
 
 
 @pytest.mark.parametrize("disturb", [once, full, one_step, twice, one_node, a_higher_qos])
