@@ -52,7 +52,7 @@ class Mesh:
     form: str = option(
         "ddp",
         "ddp: whole weights on each rank, least talk, while they fit; "
-        "fsdp: split over `shard` ranks, gathered block by block: a third more talk",
+        "fsdp: split over `shard` ranks, gathered block by block: half more talk",
         among=("ddp", "fsdp"),
     )
     replicate: int = option(0, "copies that average their gradients; 0: the ranks that are left", 0)
