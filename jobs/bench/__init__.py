@@ -6,6 +6,7 @@
     python -m jobs.bench checkpoint     write beside the disk, stall beside a copy in memory
     python -m jobs.bench faults         signal to saved, death to next step, a hung rank to its end
     python -m jobs.bench resume         a checkpoint of 1 to 4 ranks read by 1 to 4, beside a plain read
+    python -m jobs.bench launchers      command to both ranks, by each launcher beside bare torchrun
     python -m jobs.bench gpu            GEMM, memory, training (MFU) and checkpoints of one GPU beside its limits
 
 The first four start `--ranks` ranks on this machine, one thread each; inside torchrun they use the ranks that are

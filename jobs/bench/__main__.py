@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jobs import bench as package
-from jobs.bench import faults, gpu, ranks
+from jobs.bench import faults, gpu, launchers, ranks
 from jobs.errors import Failure, Mistake
 from jobs.figure import Figure
 
+ALONE = faults.MEASURES | launchers.MEASURES  # they start what they measure
 RANKS = {"ddp": 2, "scaling": 4, "allreduce": 2, "checkpoint": 2}
 
 
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> int:
         description=package.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=[*ranks.MEASURES, *faults.MEASURES, "gpu"])
+    parser.add_argument("name", choices=[*ranks.MEASURES, *ALONE, "gpu"])
     parser.add_argument("--ranks", type=int, help="ranks to start on this machine (2; scaling: 4)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="of gpu (cuda)")
     parser.add_argument("--json", action="store_true", help="one JSON object for each figure")
@@ -31,8 +32,8 @@ def main(arguments: list[str]) -> int:
     try:
         if chosen.name == "gpu":
             figures = gpu.measure(chosen.device)
-        elif chosen.name in faults.MEASURES:
-            figures = faults.MEASURES[chosen.name]()
+        elif chosen.name in ALONE:
+            figures = ALONE[chosen.name]()
         elif "RANK" in os.environ:
             figures = _as_a_rank(chosen.name)
         else:
