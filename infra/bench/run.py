@@ -30,6 +30,7 @@ IN_A_WORLD: dict[str, Callable[[World], Result]] = {
     "allreduce": stack.allreduce,
     "checkpoint": stack.checkpoint,
     "faults": stack.faults,
+    "launchers": stack.launchers,
     "resume": stack.resume,
 }
 # These never need a world with an empty cache: Pulumi's command line and Kubernetes take half an hour to compile.
@@ -47,13 +48,13 @@ ORDER = (
     *("cold", "warm", "second", "submit", "site", "site-second", "site-grow", "growth"),
     *("programs", "kind", "kind-job", "kind-disk", "kubernetes-scale"),
     *("render", "inventory", "preview", "ddp", "scaling", "allreduce", "checkpoint"),
-    *("faults", "resume", "kill"),
+    *("faults", "resume", "kill", "launchers"),
 )
 # `all` in the order that brings each cluster up as seldom as can be: cold's is used until warm needs it gone.
 ALL = (
     *("render", "inventory", "preview", "programs"),
     *("cold", "second", "submit", "kill", "warm"),
-    *("ddp", "scaling", "allreduce", "checkpoint", "faults", "resume"),
+    *("ddp", "scaling", "allreduce", "checkpoint", "faults", "resume", "launchers"),
     *("site", "site-second", "site-grow", "kind", "kind-disk", "kind-job", "kubernetes-scale", "growth"),
 )
 

@@ -57,6 +57,16 @@ def faults(world: World) -> Result:
     )
 
 
+def launchers(world: World) -> Result:
+    """Command to both ranks, by each launcher beside bare torchrun."""
+    return _run(
+        world,
+        "launchers",
+        "two ranks of jobs/whoami.py, which imports no torch, until both have written what they were told;"
+        " medians of 3 rounds that take turns",
+    )
+
+
 def resume(world: World) -> Result:
     """Checkpoints of 1 to 4 ranks read by 1 to 4."""
     return _run(

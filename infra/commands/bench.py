@@ -254,6 +254,15 @@ def faults(write: Write = None, json: Json = False) -> None:
 
 
 @app.command()
+def launchers(write: Write = None, json: Json = False) -> None:
+    """Seconds from the command to both ranks, by each launcher beside bare torchrun.
+
+    Example: python -m infra bench launchers
+    """
+    _run(["launchers"], write, json)
+
+
+@app.command()
 def resume(write: Write = None, json: Json = False) -> None:
     """Checkpoints of 1 to 4 ranks read by 1 to 4, beside a plain read.
 
