@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ class Job:
         return self.room / "run"
 
     @contextmanager
-    def running(self, ranks: int, restarts: int = 0, **more: Any) -> "Iterator[subprocess.Popen[bytes]]":
+    def running(self, ranks: int, restarts: int = 0) -> "Iterator[subprocess.Popen[bytes]]":
         """The launcher of `ranks` ranks; whatever is left of it is killed at the end."""
-        given = {"run.folder": self.folder, "data.folder": "runs/data", **self.options, **more}
-        words = [f"--{name.replace('__', '.')}={value}" for name, value in given.items()]
+        given = {"run.folder": self.folder, "data.folder": "runs/data", **self.options}
+        words = [f"--{name}={value}" for name, value in given.items()]
         launch = [
             "-m",
             "jobs.torchrun",
@@ -65,6 +66,9 @@ class Job:
     def steps(self) -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"
         return metrics.read(path) if path.exists() else []
+
+    def has(self, steps: int) -> bool:
+        return len(self.steps()) >= steps
 
     def until(
         self, what: str, there: Callable[[], Any], process: "subprocess.Popen[bytes] | None" = None
@@ -100,7 +104,7 @@ def faults() -> list[Figure]:
     with _room() as room:
         job = Job(room, {"train.steps": 100000, "checkpoint.every": 20})
         with job.running(2) as process:
-            job.until("step 5", lambda: len(job.steps()) >= 5, process)
+            job.until("step 5", partial(job.has, 5), process)
             at = time.monotonic()
             process.send_signal(signal.SIGUSR2)
             signalled = job.until("a checkpoint", job.saved, process) - at
@@ -113,7 +117,7 @@ def faults() -> list[Figure]:
 
         before = len(job.steps())
         with job.running(2, restarts=1) as process:
-            job.until("25 steps", lambda: len(job.steps()) >= before + 25, process)
+            job.until("25 steps", partial(job.has, before + 25), process)
             started = _attempts(job)[-1]
             victim = children(process.pid)[-1]
             at = time.monotonic()
@@ -146,8 +150,10 @@ def resume() -> list[Figure]:
     figures = []
     with _room() as room:
         for wrote in (1, 2, 3, 4):
-            job = Job(room, {"train.batch": 12, "train.warmup": 1, "run.validate": 12})
-            with job.running(wrote, train__steps=2) as process:
+            job = Job(room, {"train.batch": 12, "train.steps": 100000})
+            with job.running(wrote) as process:
+                job.until("2 steps", partial(job.has, 2), process)
+                process.send_signal(signal.SIGUSR2)
                 process.wait(PATIENCE_S)
             if not job.saved():
                 raise Failure(f"{wrote} ranks saved nothing:\n{job.tail()}")
@@ -165,13 +171,13 @@ def resume() -> list[Figure]:
 
 
 def _resumed(job: Job, ranks: int) -> Any:
-    """The line of attempts.jsonl of a start that goes on from step 2."""
-    count = len(_attempts(job))
-    with job.running(ranks, train__steps=2000) as process:
+    """The line of attempts.jsonl of a start that goes on from the checkpoint."""
+    count, step = len(_attempts(job)), int(job.saved()[-1].name.removeprefix("step-"))
+    with job.running(ranks) as process:
         job.until("a step", lambda: len(_attempts(job)) > count, process)
     facts = _attempts(job)[-1]
-    if facts["resumed_from"] != 2:
-        raise Failure(f"{ranks} ranks began at step {facts['resumed_from']}, not 2:\n{job.tail()}")
+    if facts["resumed_from"] != step:
+        raise Failure(f"{ranks} ranks began at step {facts['resumed_from']}, not {step}:\n{job.tail()}")
     return facts
 
 
