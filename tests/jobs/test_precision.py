@@ -135,33 +135,34 @@ def test_products_in_8_bits_are_near_and_their_gradients_too() -> None:
         assert (mine - right).abs().max() < 0.1 * right.abs().max()
 
 
-def measured(ranks: Ranks, options: dict[str, Any], kind: str) -> list[int]:
+def local(tensor: Any) -> Any:
+    tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return tensor.trigger_wait() if hasattr(tensor, "trigger_wait") else tensor  # it is still on its way
+
+
+def measured(ranks: Ranks, options: dict[str, Any]) -> list[int]:
     """Bytes of this rank after a step: weights, gradients, optimiser, and what autograd kept of the forward."""
-    asked, mesh, trained = make(ranks, {**options, "compute.precision": kind}, "fp32")
+    asked, mesh, trained = make(ranks, options, "fp32")
     kept: dict[int, int] = {}
-    fixed = {
-        each.untyped_storage().data_ptr() for each in (*trained.model.parameters(), *trained.model.buffers())
-    }
+    fixed = [*trained.model.parameters(), *trained.model.buffers()]
+    known = {local(each).untyped_storage().data_ptr() for each in fixed}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        kept[local.untyped_storage().data_ptr()] = local.untyped_storage().nbytes()
+        storage = local(tensor).untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         trained.step_loss(rows_of(0, asked, mesh, ranks.rank))
-    local = [each.to_local() if hasattr(each, "to_local") else each for each in trained.model.parameters()]
-    grads = [each.grad for each in trained.model.parameters()]
-    grads = [each.to_local() if hasattr(each, "to_local") else each for each in grads]
+    weights = [local(each) for each in trained.model.parameters()]
+    gradients = [local(each.grad) for each in trained.model.parameters()]
     trained.step()
-    moments = [
-        each.to_local() if hasattr(each, "to_local") else each
-        for state in trained.optimizer.state.values()
-        for name, each in state.items()
-        if name != "step"
+    states = trained.optimizer.state.values()
+    moments = [local(each) for state in states for name, each in state.items() if name != "step"]
+    sizes = [
+        sum(each.numel() * each.element_size() for each in some) for some in (weights, gradients, moments)
     ]
-    sizes = [sum(each.numel() * each.element_size() for each in some) for some in (local, grads, moments)]
-    return [*sizes, sum(size for at, size in kept.items() if at not in fixed)]
+    return [*sizes, sum(size for at, size in kept.items() if at not in known)]
 
 
 @pytest.mark.parametrize(
@@ -180,14 +181,17 @@ def measured(ranks: Ranks, options: dict[str, Any], kind: str) -> list[int]:
 def test_preflight_estimates_what_a_rank_is_measured_to_need(
     world: Callable[[int], World], ranks: int, options: dict[str, Any], kind: str
 ) -> None:
-    """Weights, gradients and moments to the byte; activations within 15 % where all are kept at once."""
+    """Weights, gradients and moments to the byte; activations within 15 % where autograd keeps nothing else.
+
+    With fsdp it keeps gathered weights, with context inputs of what is computed again, in a pipeline they come
+    and go.
+    """
     shape = {"model.width": 64, "model.context": 64, "compute.precision": kind}
     asked = load({**options, **shape})
     mesh = Mesh.of(asked, ranks)
-    for rank, found in enumerate(world(ranks).run(measured, {**options, **shape}, kind)):
-        weights, gradients, moments, activations = found
+    for rank, found in enumerate(world(ranks).run(measured, {**options, **shape})):
         estimate = preflight.memory(asked, mesh, rank)
-        assert [weights, gradients, moments] == [estimate.weights, estimate.gradients, estimate.optimiser]
-        if mesh.pipeline == 1:  # where microbatches come and go, what was kept at once cannot be counted so
-            logits = 2 * 4 * 256 * asked.train.batch // mesh.data * asked.model.context // mesh.context
-            assert activations == pytest.approx(estimate.activations - logits + estimate.gathered, rel=0.15)
+        assert found[:3] == [estimate.weights, estimate.gradients, estimate.optimiser]
+        if mesh.form == "ddp" and mesh.world == mesh.tensor:
+            logits = 2 * 4 * 256 * asked.train.batch * asked.model.context  # themselves and their gradient
+            assert found[3] == pytest.approx(estimate.activations - logits + estimate.gathered, rel=0.15)
