@@ -96,6 +96,8 @@ def test_with_a_warning_no_step_is_lost(
     told = re.findall(r"SIGUSR2: all 2 ranks agreed to stop after step (\d+); saved in", output)
     assert told == [str(steps(disturbed))], output  # once, and the step that is the last in the record
     stopped = int(told[0])
+    assert f"to go on: start the same command with --run.folder={disturbed.folder}" in output
+    assert json.loads((disturbed.folder / "summary.json").read_text())["state"] == "interrupted"
     assert (disturbed.folder / "checkpoints" / f"step-{stopped:06d}" / "manifest.json").exists()
     assert disturbed.losses() == reference[:stopped]
     assert len(reference) > stopped  # or there was nothing to interrupt

@@ -64,26 +64,6 @@ def test_two_ranks_compute_what_one_computes_on_the_same_global_batch(
     assert trainer.losses() != undisturbed.losses()
 
 
-def test_warned_by_the_launcher_alone_all_ranks_save_and_the_run_goes_on_bit_by_bit(
-    trainer: Trainer, undisturbed: Trainer
-) -> None:
-    """SIGUSR2 to torchrun only, as Slurm does with cgroups: workers must get it and torchrun live on."""
-    process = trainer.start(2)
-    trainer.reaches(60, process)
-    os.kill(process.pid, signal.SIGUSR2)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    stopped = len(trainer.losses())
-    assert 60 <= stopped < 400
-    assert f"SIGUSR2: all 2 ranks agreed to stop after step {stopped}; saved in" in output
-    assert f"--run.folder={trainer.folder}" in output
-    assert json.loads((trainer.folder / "summary.json").read_text())["state"] == "interrupted"
-
-    output = trainer.spread(2)
-    assert f"step-{stopped:06d}" in output
-    assert trainer.losses() == undisturbed.losses()
-
-
 @pytest.mark.parametrize("has_worker", [False, True])
 def test_a_warning_during_the_start_is_kept_until_the_worker_can_act_on_it(
     trainer: Trainer, has_worker: bool
