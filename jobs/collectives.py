@@ -183,7 +183,7 @@ def seconds(case: Case, ranks: Any, sweep: Sweep) -> float:
 def measure(sweep: Sweep, ranks: Any, given_gb_per_s: float = 0.0) -> tuple[list[Measured], dict[str, float]]:
     """Every operation at every size, and the links that they are held against, in bytes per second.
 
-    The link of gloo is measured with plain sockets before each operation, and the median of these is taken;
+    The link of gloo is measured with plain sockets before each of them, and the median of these is taken;
     NCCL's is `given_gb_per_s`. Copies in memory bound what ranks of one host do, and there is none for others.
     Raises Failure, on all ranks, when a result is wrong.
     """
@@ -195,10 +195,10 @@ def measure(sweep: Sweep, ranks: Any, given_gb_per_s: float = 0.0) -> tuple[list
     rates: dict[str, list[float]] = {"all at once": [], "one way": []}
     times: list[tuple[str, int, float]] = []
     for name in operations(sweep):
-        if ring:
-            rates["all at once"].append(ring.all_at_once(STREAM))
-            rates["one way"].append(ring.one_way(STREAM))
         for size in sizes(sweep):
+            if ring:  # each time: a noisy moment then hits the link as it hits what is held against it
+                rates["all at once"].append(ring.all_at_once(STREAM))
+                rates["one way"].append(ring.one_way(STREAM))
             case = make(name, size, sweep.dtype, ranks)
             wrong = [
                 f"{name} of {size_text(size)} {sweep.dtype} on rank {rank}: {what}"
