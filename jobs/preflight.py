@@ -101,9 +101,12 @@ def memory(config: Config, mesh: Mesh, rank: int) -> Memory:
             whole += size
             outside += 0 if name.startswith("blocks") else size
             mine += _share(name, shape, size, mesh)
+    gradients = mine
+    if mesh.tensor > 1 and mesh.form == "ddp" and 0 in stages:  # the embedding's comes whole on each rank
+        gradients += VOCABULARY * config.model.width * (mesh.tensor - 1) // mesh.tensor
     return Memory(
         weights=4 * mine,
-        gradients=4 * mine,
+        gradients=4 * gradients,
         optimiser=8 * mine,
         gathered=_gathered(config, mesh, whole, outside),
         activations=_activations(config, mesh, rank, len(blocks)),
