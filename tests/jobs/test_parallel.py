@@ -153,8 +153,12 @@ def test_two_ranks_compute_what_one_computes(
     compare(world(2).run(train, options, kind), alone[kind], TOLERANCE[kind])
 
 
-@pytest.mark.parametrize("kind", TOLERANCE)
-@pytest.mark.parametrize("options", ON_FOUR, ids=named)
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    # In fp32 one dimension at a time: it is fp64 that tells a mistake from rounding.
+    [(options, "fp64") for options in ON_FOUR] + [(options, "fp32") for options in ON_FOUR[:6]],
+    ids=lambda value: named(value) if isinstance(value, dict) else value,
+)
 def test_four_ranks_compute_what_one_computes(
     world: Callable[[int], World], alone: dict[str, Any], options: dict[str, Any], kind: str
 ) -> None:
