@@ -46,9 +46,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world() -> Iterator[Worlds]:
-    """Ranks that stay for all tests: `world(4).run(case)` is what each of four returns."""
+    """Ranks that stay for the tests of a module: `world(4).run(case)` is what each of four returns."""
     worlds = Worlds()
     yield worlds
     worlds.close()
@@ -86,7 +86,7 @@ class Trainer:
                 *(f"--nproc-per-node={ranks}", "-m", module, *self.options(**changes)),
             ],
             cwd=CHECKOUT,
-            env={name: value for name, value in os.environ.items() if name not in LEFT_OVER},
+            env=clean(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -124,6 +124,11 @@ class Trainer:
 
 # What a run in this process sets for itself, and a torchrun started later must not see.
 LEFT_OVER = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
+def clean() -> dict[str, str]:
+    """The environment of a person's shell."""
+    return {name: value for name, value in os.environ.items() if name not in LEFT_OVER}
 
 
 @pytest.fixture

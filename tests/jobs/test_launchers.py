@@ -20,7 +20,7 @@ from jobs import metrics, torchx
 from jobs.errors import Mistake
 from jobs.launch import ddp_submitit, executor
 from jobs.torchrun import children
-from tests.jobs.conftest import CHECKOUT, LEFT_OVER, TINY, Trainer
+from tests.jobs.conftest import CHECKOUT, LEFT_OVER, TINY, Trainer, clean
 
 TESTED = {"real": ["training on one node"], "stand-in": ["Slurm with accounting", "Kubernetes"]}
 
@@ -113,7 +113,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Launch:
     folder = tmp_path_factory.mktemp("launch")
     script(folder / "stack/bin/python", f'exec {sys.executable} "$@"')
     options = {**TINY, "train.steps": STEPS, "data.folder": corpus}
-    env = {key: value for key, value in os.environ.items() if key not in LEFT_OVER}
+    env = clean()
     env["STACK"] = str(folder / "stack")
     return Launch(folder, [f"--{key}={value}" for key, value in options.items()], env)
 
@@ -301,7 +301,7 @@ def test_submitit_under_slurm_saves_in_the_loop_and_has_slurm_requeue_it(
         "SLURM_NTASKS": "2",
         "SLURM_LOCALID": "0",
     }
-    env = {name: value for name, value in os.environ.items() if name not in LEFT_OVER}
+    env = clean()
 
     def start(count: int) -> "subprocess.Popen[bytes]":
         told["SLURM_RESTART_COUNT"] = str(count)

@@ -17,7 +17,7 @@ import pytest
 
 from jobs.paramserver import wire
 from jobs.paramserver.tickets import Ticket
-from tests.jobs.conftest import CHECKOUT, Trainer
+from tests.jobs.conftest import CHECKOUT, Trainer, clean
 
 TESTED = {"real": ["training on one node"]}
 
@@ -28,6 +28,7 @@ def serving(trainer: Trainer, **changes: Any) -> "Iterator[subprocess.Popen[str]
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "jobs.paramserver", *trainer.options(**changes)],
         cwd=CHECKOUT,
+        env=clean(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -38,7 +39,7 @@ def serving(trainer: Trainer, **changes: Any) -> "Iterator[subprocess.Popen[str]
         for worker in trainer.workers(process):
             os.kill(worker, signal.SIGKILL)
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def ended(process: "subprocess.Popen[str]") -> str:
@@ -95,11 +96,11 @@ def test_a_worker_that_is_killed_stops_nobody_and_another_may_come(trainer: Trai
         assert any(f"/{victim} is lost" in line and "1 left" in line for line in said)
         command = [sys.executable, "-m", "jobs.paramserver"]
         foreign = trainer.options(**changes, model__layers=2, server__address=address)
-        other = subprocess.run([*command, *foreign], **QUIET)
+        other = subprocess.run([*command, *foreign], env=clean(), **QUIET)
         assert other.returncode == 1
         assert "refuses this worker: it has another model" in other.stderr
         more = subprocess.Popen(
-            [*command, *trainer.options(**changes, server__address=address)], cwd=CHECKOUT
+            [*command, *trainer.options(**changes, server__address=address)], cwd=CHECKOUT, env=clean()
         )
         assert any(f"/{more.pid} came; 2 at work" in line for line in said)
         os.kill(left, signal.SIGCONT)
@@ -122,7 +123,7 @@ def test_stale_synchronous_by_torchrun_stays_in_its_bounds_and_can_be_looked_at_
         *(sys.executable, "-m", "jobs.torchrun", "--standalone", "--nproc-per-node=3"),
         *("-m", "jobs.paramserver", *trainer.options(train__steps=30, server__staleness=1)),
     ]
-    done = subprocess.run(words, **QUIET)
+    done = subprocess.run(words, env=clean(), **QUIET)
     assert done.returncode == 0, done.stderr
     assert len(trainer.losses()) == 30
     told = summary(trainer)["server"]
@@ -131,7 +132,7 @@ def test_stale_synchronous_by_torchrun_stays_in_its_bounds_and_can_be_looked_at_
     report = subprocess.run([sys.executable, "-m", "jobs", "report", str(trainer.folder)], **QUIET)
     assert report.returncode == 0, report.stderr
     assert told["staleness_max"] <= 3 * 2 - 1  # the other parts of the steps before, of it and after
-    done = subprocess.run(words, **QUIET)
+    done = subprocess.run(words, env=clean(), **QUIET)
     assert done.returncode == 0, done.stderr
     assert summary(trainer)["resumed_from"] == 30
     assert summary(trainer)["server"]["updates"] == 0

@@ -17,7 +17,7 @@ from jobs.mesh import Mesh
 from jobs.ranks import Ranks
 from jobs.record import Record
 from jobs.trainable import Trainable
-from tests.jobs.conftest import CHECKOUT, LEFT_OVER, TINY, Trainer
+from tests.jobs.conftest import CHECKOUT, TINY, Trainer, clean
 from tests.jobs.world import World
 
 TESTED = {"real": ["training on one node"]}
@@ -89,7 +89,7 @@ def change(folder: Path, before: str, after: str) -> None:
 
 
 def python(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if name not in LEFT_OVER}
+    environment = clean()
     return subprocess.run(
         [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )

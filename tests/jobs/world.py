@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 120  # of a case, and of a collective in it
+CASES = 8  # of a world: groups of processes that a case has made stay, with threads that never rest
 
 
 class World:
@@ -32,6 +33,7 @@ class World:
         import torch.distributed  # noqa: F401  # here too: what the server preloads is what a rank needs
 
         self.size = size
+        self.cases = 0
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "torch.distributed", "jobs.trainable"])
         self._meet = Path(tempfile.mkdtemp(prefix="world-"))
@@ -48,6 +50,7 @@ class World:
 
     def run(self, case: Callable[..., Any], *arguments: Any, **named: Any) -> list[Any]:
         """What `case(ranks, ...)` returns on each rank. Raises AssertionError with the traceback of a rank."""
+        self.cases += 1
         for pipe in self._pipes:
             pipe.send((case, arguments, named))
         found: dict[int, Any] = {}
@@ -66,8 +69,8 @@ class World:
         return [found[rank] for rank in range(self.size)]
 
     @property
-    def alive(self) -> bool:
-        return bool(self._ranks)
+    def usable(self) -> bool:
+        return bool(self._ranks) and self.cases < CASES
 
     def close(self) -> None:
         for process in self._ranks:
@@ -78,14 +81,17 @@ class World:
 
 
 class Worlds:
-    """The worlds of a session, by size."""
+    """The worlds of a module of tests, by size."""
 
     def __init__(self) -> None:
         self._found: dict[int, World] = {}
         atexit.register(self.close)
 
     def __call__(self, size: int) -> World:
-        if size not in self._found or not self._found[size].alive:
+        for other in list(self._found):
+            if other != size or not self._found[other].usable:  # one at a time: an idle one is not quite idle
+                self._found.pop(other).close()
+        if size not in self._found:
             self._found[size] = World(size)
         return self._found[size]
 
