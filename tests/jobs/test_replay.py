@@ -1,7 +1,6 @@
 """The same inputs give the same losses to the last bit, on every mesh; another input is named."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
