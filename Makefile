@@ -82,8 +82,7 @@ show: $(venv)/ready ## what a cluster file means: nodes, cores, GPUs, memory, po
 check: $(venv)/provision-ready ## format, lint, types and unit tests; under a minute
 	@tests/check
 
-test: $(venv)/provision-ready ## everything: check, images, jobs, a real lab, real machines, Kubernetes
-	@tests/run-all
+test: check test-lab test-machines ## everything but Kubernetes: check, images, jobs, a real lab, real machines
 
 test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of them)
 	@tests/run-lab $(TESTS)
@@ -91,7 +90,7 @@ test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of 
 test-machines: $(venv)/provision-ready ## the tests of machines: Pulumi, Ansible, Redfish (TESTS="-k drift": some of them)
 	@tests/run-machines $(TESTS)
 
-test-kind: $(venv)/ready ## the tests of Kubernetes (TESTS="-k quota": some of them)
+test-kind: $(venv)/ready ## the tests of Kubernetes; not in test yet (TESTS="-k quota": some of them)
 	@tests/run-kind $(TESTS)
 
 test-more: $(venv)/provision-ready ## not in test: roles of services on two Debians, the pages of machines, nodes replaced, Slurm upgraded
