@@ -7,7 +7,6 @@ disturbed, to the last bit.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,7 +86,7 @@ def test_with_a_warning_no_step_is_lost(
     until("20 steps more", at_step(run, begin + 20), timeout_s=180)
     disturb(lab, run)
     until("the requeue", lambda: restarts(lab, run) == before + 1, timeout_s=120)
-    told = [int(step) for step in TOLD.findall(Path(run.output).read_text())]
+    told = [int(step) for step in TOLD.findall((run.runs / f"{run.id}.out").read_text())]
     assert len(told) == len(disturbed.stopped) + 1  # once, however many signals there were
     disturbed.stopped = told
     assert told[-1] > begin
