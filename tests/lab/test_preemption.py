@@ -126,7 +126,8 @@ def test_a_requeue_by_a_person_loses_no_step(lab: Lab, disturbed: Disturbed) -> 
 def test_it_ends_as_if_nothing_had_happened(
     lab: Lab, disturbed: Disturbed, uninterrupted: list[tuple[int, float]]
 ) -> None:
-    lab.finish(disturbed.run)
+    if not disturbed.run.summary:  # Slurm forgets an ended job after minutes, and the other one takes some
+        lab.finish(disturbed.run)
     assert history(disturbed.run) == uninterrupted
     assert disturbed.run.summary["restarts"] == len(disturbed.stopped) + 1
     assert "none lost, none repeated" in lab.ok(
