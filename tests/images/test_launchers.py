@@ -14,6 +14,8 @@ from infra.process import output
 
 TESTED = {"real": ["images and their locks", "training on two nodes"]}
 
+pytestmark = pytest.mark.kind  # with the dear ones, not before the lab: two containers that import torch
+
 STEPS = 20
 TRAIN = (f"--train.steps={STEPS}", "--run.folder=/tmp/run", "--data.folder=/tmp/data")
 APP = "torchx.pytorch.org/app-id"
