@@ -308,7 +308,7 @@ def main(arguments: Sequence[str]) -> int:
     except (Mistake, Failure) as error:
         if first:  # all ranks know of it
             print(error, file=sys.stderr, flush=True)
-        os._exit(2 if isinstance(error, Mistake) else 1)  # a rank that waits for others must not hold it up
+        os._exit(error.exit_code)  # a rank that waits for others must not hold it up
     return 0
 
 

@@ -5,12 +5,11 @@ python -m jobs compare 17 18 19          writes runs/compare-17-18-19.html
 
 import argparse
 import html
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import metrics, report
-from jobs.errors import Mistake
+from jobs.errors import Mistake, told
 from jobs.record import RUNS, Record, find
 from jobs.replay import inputs
 
@@ -98,7 +97,6 @@ def main(arguments: Sequence[str]) -> int:
         except OSError as error:
             raise Mistake(f"{path}: {error.strerror}") from error
     except Mistake as mistake:
-        print(mistake, file=sys.stderr)
-        return 2
+        return told(mistake)
     print(path)
     return 0

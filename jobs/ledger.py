@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import accounting, metrics, record, report
-from jobs.errors import Failure, Mistake
+from jobs.errors import Failure, Mistake, told
 from jobs.record import Record
 
 EXAMPLES = """examples:
@@ -215,8 +215,7 @@ def main(arguments: Sequence[str]) -> int:
         runs = [record.find(name) for name in chosen.runs or record.names()]
         found, trouble = rows(runs)
     except Mistake as mistake:
-        print(mistake, file=sys.stderr)
-        return 2
+        return told(mistake)
     found = sorted((each for each in found if each.began >= least), key=lambda each: each.began)
     if chosen.json:
         answer: dict[str, Any] = {"runs": [asdict(each) for each in found], "accounting": trouble}

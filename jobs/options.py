@@ -9,13 +9,12 @@ A tree is a dataclass of such sections, and its options are `--section.key=value
 """
 
 import difflib
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jobs.errors import Mistake
+from jobs.errors import Mistake, told
 
 SWITCH = ("true", "false")
 Tree = TypeVar("Tree")
@@ -81,8 +80,7 @@ def check(kind: type[Any], load: Callable[[Sequence[str]], Any], arguments: Sequ
     try:
         load(arguments)
     except Mistake as mistake:
-        print(mistake, file=sys.stderr)
-        return 2
+        return told(mistake)
     return 0
 
 

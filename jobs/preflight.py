@@ -43,7 +43,7 @@ from typing import Any
 
 from jobs import config as configuration
 from jobs.config import Config
-from jobs.errors import Mistake
+from jobs.errors import Mistake, told
 from jobs.mesh import VOCABULARY, Mesh
 
 USABLE = 0.9  # of the memory
@@ -244,8 +244,7 @@ def main(arguments: Sequence[str]) -> int:
             _nodes(mesh, machine.gpus_per_node)
         found = check(config, mesh, machine, chosen.warning_s, chosen.write_gb_per_s)
     except Mistake as mistake:
-        print(mistake, file=sys.stderr)
-        return 2
+        return told(mistake)
     print(json.dumps(found) if chosen.json else "\n".join(_lines(found)))
     return 0 if found["fits"] else 1
 

@@ -6,13 +6,12 @@ Written at the end of a run, and at any time, also of a run that goes on or died
 import argparse
 import html
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs import metrics, svg
-from jobs.errors import Mistake
+from jobs.errors import Mistake, told
 from jobs.goodput import Account
 from jobs.record import Record, find
 
@@ -272,6 +271,5 @@ def main(arguments: Sequence[str]) -> int:
     try:
         print(write(find(chosen.run).folder))
     except Mistake as mistake:
-        print(mistake, file=sys.stderr)
-        return 2
+        return told(mistake)
     return 0

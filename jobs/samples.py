@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import metrics
-from jobs.errors import Failure, Mistake
+from jobs.errors import Failure, Mistake, told
 
 FORMAT = 1
 HEAD = struct.Struct("<IIQ")
@@ -240,8 +240,7 @@ def main(arguments: list[str]) -> int:
         for run in parser.parse_args(arguments).run:
             print(prove(run))
     except (Mistake, Failure) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, Mistake) else 1
+        return told(error)
     return 0
 
 

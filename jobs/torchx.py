@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.errors import Failure, Mistake
+from jobs.errors import Failure, Mistake, told
 
 REGISTERED = Path(__file__).parent / "launch" / "registered"
 
@@ -37,8 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         torchx.main(words)
     except (Mistake, Failure) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, Mistake) else 1
+        return told(error)
     return 0
 
 

@@ -432,7 +432,7 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(error, Failure):
             heartbeat.last_words(str(error))
         # Without Python's orderly end, which would wait for a thread whose save waits for the other ranks.
-        os._exit(2 if isinstance(error, Mistake) else 1)
+        os._exit(error.exit_code)
     except Exception as error:
         if heartbeat.from_a_peer(
             error

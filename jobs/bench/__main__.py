@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs import bench as package
 from jobs.bench import faults, gpu, launchers, ranks
-from jobs.errors import Failure, Mistake
+from jobs.errors import Failure, Mistake, told
 from jobs.figure import Figure
 
 ALONE = faults.MEASURES | launchers.MEASURES  # they start what they measure
@@ -41,8 +41,7 @@ def main(arguments: list[str]) -> int:
             launch = [sys.executable, "-m", "jobs.torchrun", "--standalone", f"--nproc-per-node={count}"]
             return subprocess.run([*launch, "-m", "jobs.bench", *arguments], check=False).returncode
     except (Mistake, Failure) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, Mistake) else 1
+        return told(error)
     for figure in figures:
         facts = {"benchmark": chosen.name, **asdict(figure), "reached": figure.reached}
         print(json.dumps(facts) if chosen.json else figure.line(), flush=True)

@@ -36,7 +36,7 @@ from submitit.core.utils import UncompletedJobError
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment, clean_env, environment_variables
 
 from jobs import slurm
-from jobs.errors import Failure, Mistake
+from jobs.errors import Failure, Mistake, told
 
 Sweep = Mapping[str, Sequence[str]]
 
@@ -207,8 +207,7 @@ def main(job: Job, arguments: Sequence[str]) -> int:
     try:
         submitted = submit(job, options, sweep=_sweep(known.sweep), cluster=known.cluster)
     except (Mistake, Failure) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, Mistake) else 1
+        return told(error)
     for each in submitted:
         print(f"{each.job_id}: {each.paths.stdout}", flush=True)
     if not known.wait:

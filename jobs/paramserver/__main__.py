@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     except (Mistake, Failure) as error:
         if first or isinstance(error, Failure):
             print(error, file=sys.stderr, flush=True)
-        os._exit(2 if isinstance(error, Mistake) else 1)
+        os._exit(error.exit_code)
     return 0 if whole or not kubernetes.inside() else kubernetes.AGAIN
 
 
