@@ -292,6 +292,13 @@ def verify(target: Target, root: Path = CHECKOUT) -> Verdict:
     return imageverify.verify_folder(target.stack, Path(target.where), base.where, root)
 
 
+def repair(target: Target, step: Step, root: Path = CHECKOUT) -> None:
+    """Make a damaged target again. Raises Failure while a container uses it."""
+    if not _remove(target.where, engine.mounted()):
+        raise Failure(f"{target.name}: a container uses it; stop that first (make cluster-down), then repair")
+    build_all([target.name], step, root)
+
+
 def stale(root: Path = CHECKOUT) -> list[str]:
     """Images and stack folders of ours that this checkout does not name any more."""
     named = {target.where for target in targets(root).values()}

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from infra.images import Target
+    from infra.imageverify import Verdict
     from infra.progress import Step
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
@@ -70,12 +72,17 @@ def list_images(json: Json = False) -> None:
 
 
 @app.command()
-def verify(names: Names = None, json: Json = False) -> None:
+def verify(
+    names: Names = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Make again what is damaged.")] = False,
+    json: Json = False,
+) -> None:
     """Compare what is built with its lock: versions that the libraries report, every file's checksum.
 
     Without NAMES: everything that is built. Exit code 1 when something is not what its lock says.
 
     Example: python -m infra images verify cuda13
+    Example: python -m infra images verify --repair
     """
     from rich import print_json
 
@@ -84,23 +91,38 @@ def verify(names: Names = None, json: Json = False) -> None:
 
     verdicts = []
     for target in images.to_verify(names or []):
-        with _step("verify", json) as this:
-            this.doing(target.name)
-            verdict = images.verify(target)
-            verdicts.append(verdict)
-            said = " ".join(f"{key} {value}" for key, value in verdict.versions.items())
-            this.did(
-                f"{target.name:<19}{said or 'as its tag says' if verdict.right else 'NOT what its lock says'}"
-            )
-        for wrong in [] if json else verdict.wrong:
-            console.print(f"    {wrong}", style="red", markup=False)
+        verdict = _verdict(target, json)
+        if repair and not verdict.right:
+            with _step("images", json) as this:
+                images.repair(target, this)
+            verdict = _verdict(target, json)
+        verdicts.append(verdict)
     if json:
         rows = [
             {"name": v.name, "right": v.right, "versions": v.versions, "wrong": v.wrong} for v in verdicts
         ]
         print_json(data=rows)
     if not all(verdict.right for verdict in verdicts):
+        if not json and not repair:
+            console.print("Make it again:  python -m infra images verify --repair")
         raise typer.Exit(1)
+
+
+def _verdict(target: "Target", json: bool) -> "Verdict":
+    """Verify one target and show what is wrong with it."""
+    from infra import images
+    from infra.progress import console
+
+    with _step("verify", json) as this:
+        this.doing(target.name)
+        verdict = images.verify(target)
+        said = " ".join(f"{key} {value}" for key, value in verdict.versions.items())
+        this.did(
+            f"{target.name:<19}{said or 'as its tag says' if verdict.right else 'NOT what its lock says'}"
+        )
+    for wrong in [] if json else verdict.wrong:
+        console.print(f"    {wrong}", style="red", markup=False)
+    return verdict
 
 
 @app.command()
