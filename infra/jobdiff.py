@@ -101,6 +101,7 @@ def _pytorchjob(job: JobFile) -> Iterator[tuple[str, str]]:
     yield "time_limit_minutes", "of all starts together; then the job has failed, and nobody queues it again"
     yield "warning_s", "of an eviction or a deletion, as SIGTERM; whoever kills a pod may give less"
     yield "restart", "each pod by itself, without limit, when its exit code is 128 or above"
+    yield from _pods(job)
     yield "outputs", f"the run's folder has the job's name, {job.outputs}/{job.name}: a pod knows no number"
 
 
@@ -108,8 +109,14 @@ def _trainjob(job: JobFile) -> Iterator[tuple[str, str]]:
     yield "time_limit_minutes", "of all starts together; then the job has failed, and nobody queues it again"
     yield "warning_s", "of an eviction or a deletion, as SIGTERM; whoever kills a pod may give less"
     yield "restart", "all pods together, 100 times at most, interruptions counted"
+    yield from _pods(job)
     yield "outputs", f"the run's folder has the job's name, {job.outputs}/{job.name}: a pod knows no number"
     yield from _fixed(job, "its policy for torch has a number of nodes, not a range")
+
+
+def _pods(job: JobFile) -> Iterator[tuple[str, str]]:
+    if job.retries:
+        yield "retries", "not counted: a worker that fails ends its pod, which is started again"
 
 
 def _fixed(job: JobFile, why: str) -> Iterator[tuple[str, str]]:

@@ -10,5 +10,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 meet=(--standalone --nproc-per-node=2)
 [[ -z ${HEAD:-} ]] || meet=(--nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-endpoint="$HEAD" --rdzv-id=ddp)
-exec "${STACK:-/opt/stack/current}/bin/python" -m jobs.torchrun "${meet[@]}" \
+exec "${STACK:-/opt/stack/current}/bin/python" -m jobs.torchrun "${meet[@]}" --max-restarts=3 \
     -m jobs.train --config jobs/ddp.yaml "$@"

@@ -49,6 +49,7 @@ def test_it_starts_one_torchrun_per_node_with_a_worker_per_gpu(job: dict[str, st
         *("-m", "jobs.torchrun"),
         *("--nnodes=2", "--nproc-per-node=8"),
         *("--rdzv-backend=c10d", "--rdzv-endpoint=gpu-3:24711", "--rdzv-id=4711-0"),
+        "--max-restarts=3",
         *("-m", "jobs.train", "--config", "jobs/ddp.yaml", "--train.steps=50"),
     ]
 

@@ -36,7 +36,7 @@ def run(stack: Path, *options: str, cwd: Path = CHECKOUT, **env: str) -> list[st
 def test_alone_it_has_all_workers_of_the_job(stack: Path) -> None:
     assert run(stack, "--train.steps=5") == [
         str(CHECKOUT),
-        *("-m", "jobs.torchrun", "--standalone", "--nproc-per-node=2"),
+        *("-m", "jobs.torchrun", "--standalone", "--nproc-per-node=2", "--max-restarts=3"),
         *PROGRAM,
         "--train.steps=5",
     ]
@@ -48,7 +48,7 @@ def test_with_a_head_it_is_one_of_the_jobs_nodes(stack: Path, tmp_path: Path) ->
     assert words == [
         str(CHECKOUT),
         *("-m", "jobs.torchrun", "--nnodes=2", "--nproc-per-node=1"),
-        *("--rdzv-backend=c10d", "--rdzv-endpoint=node-1:29400", "--rdzv-id=ddp"),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=node-1:29400", "--rdzv-id=ddp", "--max-restarts=3"),
         *PROGRAM,
     ]
 
