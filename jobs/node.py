@@ -1,8 +1,8 @@
 """What the machine that a job runs on draws, costs and could compute, as its hardware profile says it.
 
 A job may not read the profiles: it runs where there is no checkout of them. So what is rendered for each node,
-/etc/slipway/node.json, holds these few figures. SLIPWAY_NODE names another file of that form; where there is none,
-as in a pod, nothing is known, and what depends on it is null and never guessed.
+/etc/slipway/node.json, holds these few figures. SLIPWAY_NODE names another file of that form, in a pod one of its
+team's ConfigMap; where there is none, nothing is known, and what depends on it is null and never guessed.
 """
 
 import json
@@ -56,5 +56,6 @@ def read(file: Path | None = None) -> Node:
 
 
 def cpus_here() -> int:
-    """CPUs of this machine that the job has: Slurm's count, else what this process may use."""
-    return int(os.environ.get("SLURM_CPUS_ON_NODE") or len(os.sched_getaffinity(0)))
+    """CPUs of this machine that the job has: Slurm's count or the pod's, else what this process may use."""
+    said = os.environ.get("SLURM_CPUS_ON_NODE") or os.environ.get("SLIPWAY_CPUS")
+    return int(said or len(os.sched_getaffinity(0)))

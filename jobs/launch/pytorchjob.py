@@ -232,6 +232,7 @@ def _fill(container: dict[str, Any], app: AppDef, role: Role, old: str, name: st
     # PET_*: the operator sets them itself, from the spec.
     wanted = {key: ids.substitute(value) for key, value in role.env.items() if not key.startswith("PET_")}
     wanted |= {"SLIPWAY_IMAGE": role.image, "SLIPWAY_GPUS": str(max(0, role.resource.gpu))}
+    wanted |= {"SLIPWAY_CPUS": str(role.resource.cpu)} if role.resource.cpu > 0 else {}
     kept = [each for each in container["env"] if each["name"] not in wanted]
     container["env"] = [*kept, *({"name": key, "value": value} for key, value in wanted.items())]
 

@@ -7,6 +7,7 @@ import subprocess
 
 from infra.kind.done import Done
 from infra.paths import CHECKOUT
+from jobs.record import Record
 from tests.kind.conftest import INTERRUPTIBLE, TEAM, Trial, docker, until
 
 TESTED = {
@@ -22,6 +23,9 @@ def test_it_ends_with_a_model_that_learned(kind: Trial) -> None:
     assert bits["validation"] < bits["bigram"] < bits["unigram"]
     assert summary["world_size"] == 2
     assert len(summary["hosts"]) == 2
+    account = Record(kind.kind.runs / name).account  # its machine's figures are from the team's ConfigMap
+    assert account.joules and account.joules > 0
+    assert account.usd and account.usd > 0
 
 
 def test_a_second_run_changes_nothing_and_says_so(kind: Trial) -> None:

@@ -14,7 +14,8 @@ from infra.errors import Mistake
 from infra.load import load_cluster
 from infra.paths import CHECKOUT
 from infra.render import render
-from infra.render.kubernetes import quotas
+from infra.render.kubernetes import machines, quotas
+from jobs import node
 from tests.checkout import LAPTOP, checkout, small_cluster
 from tests.strategies import clusters, schedulable
 
@@ -165,6 +166,37 @@ def test_the_policy_reads_what_is_rendered(root: Path) -> None:
     for word in ("'most.' + name", "'pod.' + name", "params.data.queue", "params.data.priorities"):
         assert word in text
     assert limits["metadata"]["name"] in text
+
+
+def test_a_pod_reads_the_figures_of_its_kind_of_machine(root: Path, tmp_path: Path) -> None:
+    """Every file that a rendered job names is there, unless pools would make it say two things."""
+    files = render(ours(root, "kind"))
+    found = next(each for each in by_kind(files, "ConfigMap") if each["metadata"]["name"] == machines.NAME)[
+        "data"
+    ]
+    assert set(found) == {"gpu.json", "cpu.json", "h100-sxm-8x.json"}
+    pod = documents(files["kubernetes/jobs/ddp.yaml"])[0]["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    (container,) = pod["spec"]["containers"]
+    named = next(each["value"] for each in container["env"] if each["name"] == "SLIPWAY_NODE")
+    (volume,) = (each for each in pod["spec"]["volumes"] if "configMap" in each)
+    assert volume["configMap"] == {"name": machines.NAME, "optional": True}
+    file = tmp_path / "gpu.json"
+    file.write_text(found[Path(named).name])
+    here = node.read(file)  # as the job in the pod does
+    assert (here.hardware, here.cpus, here.gpus) == ("lab-cpu", 4, 0)
+    assert here.maximum_w and here.usd_per_hour
+
+    text = (CHECKOUT / "tests/golden/clusters/mixed.yaml").read_text()
+    file = root / "clusters/mixed.yaml"
+    file.write_text(text)
+    assert set(machines.files(load_cluster(file, root=root, machine=LAPTOP))) == {
+        *("gpu.json", "a100-sxm-8x.json"),
+        *("cpu.json", "cpu-epyc-2s.json"),
+    }
+    file.write_text(text.replace("cpu-epyc-2s\n    count", "h100-sxm-8x\n    count"))
+    found = machines.files(load_cluster(file, root=root, machine=LAPTOP))
+    assert set(found) == {"a100-sxm-8x.json", "h100-sxm-8x.json"}, "GPUs of two types: a job has to say which"
+    assert json.loads(found["h100-sxm-8x.json"])["cost"]["hardware"] == "h100-sxm-8x"
 
 
 def test_jobs_are_those_of_the_person_in_the_lab_and_of_the_image_elsewhere(root: Path) -> None:

@@ -6,6 +6,7 @@ What Kueue counts are jobs. The ResourceQuota is the fence behind it, for pods t
 from typing import Any
 
 from infra.cluster import AccountFile, Cluster
+from infra.render.kubernetes import machines
 from infra.render.kubernetes.nodes import PREFIX
 from infra.render.kubernetes.quotas import CPU, MEMORY, Quotas, capacity, quotas, resources
 from infra.render.text import origin, yaml
@@ -55,6 +56,7 @@ def _team(cluster: Cluster, team: str, account: AccountFile, rights: Quotas) -> 
     return [
         namespace,
         _limits(cluster, team, account, rights),
+        object_("v1", "ConfigMap", machines.NAME, team, data=machines.files(cluster)),
         _resource_quota(team, rights),
         _limit_range(team),
         *_network(team),

@@ -1,0 +1,37 @@
+"""What a job in a pod may know of the machine it is on, which reads no profile: power, price, peak (jobs/node.py).
+
+On Slurm's nodes that is /etc/slipway/node.json. A pod sees nothing of its node, so every team has a ConfigMap with a
+file for each kind of machine: `<hardware>.json`, and `gpu.json` and `cpu.json` for jobs that do not name their
+hardware. Where pools would make a file say two things it is left out, and what a job does not find it does not guess.
+"""
+
+import json
+from typing import Any
+
+from infra.cluster import Cluster, Pool
+from infra.render.nodes import facts
+
+NAME = "slipway-nodes"  # in infra/templates/pod.yaml.j2
+KEYS = ("hardware", "cpus", "simulated", "cost")
+
+
+def files(cluster: Cluster) -> dict[str, str]:
+    """The ConfigMap's files by name, as JSON."""
+    groups: dict[str, list[Pool]] = {}
+    with_gpus = [pool for pool in cluster.pools if pool.gpus]
+    groups["gpu"] = with_gpus
+    groups["cpu"] = [pool for pool in cluster.pools if not pool.gpus] or with_gpus
+    for pool in cluster.pools:
+        groups.setdefault(pool.hardware.name, []).append(pool)
+    found: dict[str, str] = {}
+    for name, pools in groups.items():
+        said = {_said(cluster, pool) for pool in pools}
+        if len(said) == 1:
+            found[f"{name}.json"] = said.pop()
+    return found
+
+
+def _said(cluster: Cluster, pool: Pool) -> str:
+    known: dict[str, Any] = facts(cluster, pool)
+    gpus = {key: known["gpus"][key] for key in ("count", "peak_tflops")}
+    return json.dumps({**{key: known[key] for key in KEYS}, "gpus": gpus})
