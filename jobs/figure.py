@@ -33,4 +33,4 @@ class Figure:
 def shown(value: float, unit: str) -> str:
     """Three digits are more than these measurements repeat to: 0.0123 s, 21.4 s, 182 s, 4,280 tokens/s."""
     digits = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{digits} {unit}"
+    return f"{digits} {unit}".rstrip()

@@ -29,6 +29,7 @@ IN_A_WORLD: dict[str, Callable[[World], Result]] = {
     "scaling": stack.scaling,
     "allreduce": stack.allreduce,
     "checkpoint": stack.checkpoint,
+    "compute": stack.compute,
     "faults": stack.faults,
     "launchers": stack.launchers,
     "resume": stack.resume,
@@ -47,14 +48,14 @@ WARM: dict[str, Callable[[World], Result]] = {
 ORDER = (
     *("cold", "warm", "second", "submit", "site", "site-second", "site-grow", "growth"),
     *("programs", "kind", "kind-job", "kind-disk", "kubernetes-scale"),
-    *("render", "inventory", "preview", "ddp", "scaling", "allreduce", "checkpoint"),
+    *("render", "inventory", "preview", "ddp", "scaling", "allreduce", "checkpoint", "compute"),
     *("faults", "resume", "kill", "launchers"),
 )
 # `all` in the order that brings each cluster up as seldom as can be: cold's is used until warm needs it gone.
 ALL = (
     *("render", "inventory", "preview", "programs"),
     *("cold", "second", "submit", "kill", "warm"),
-    *("ddp", "scaling", "allreduce", "checkpoint", "faults", "resume", "launchers"),
+    *("ddp", "scaling", "allreduce", "checkpoint", "compute", "faults", "resume", "launchers"),
     *("site", "site-second", "site-grow", "kind", "kind-disk", "kind-job", "kubernetes-scale", "growth"),
 )
 

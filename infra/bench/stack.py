@@ -47,6 +47,18 @@ def scaling(world: World) -> Result:
     )
 
 
+def compute(world: World) -> Result:
+    """Precision and the other ways to compute a step, beside fp32."""
+    return _run(
+        world,
+        "compute",
+        "model and batch of jobs/ddp.yaml on one rank with one thread, each way with a model of its own for 20 steps"
+        " on the same batches, in turns: medians of the last 17; what a CPU cannot do is left out (tf32, fp8; compile,"
+        " which needs a C++ compiler)",
+        ranks=1,
+    )
+
+
 def faults(world: World) -> Result:
     """Signal to saved, a killed rank to the next step, a hung rank to its detection."""
     return _run(

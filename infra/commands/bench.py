@@ -245,6 +245,15 @@ def scaling(write: Write = None, json: Json = False) -> None:
 
 
 @app.command()
+def compute(write: Write = None, json: Json = False) -> None:
+    """Time of a step and loss in each precision, and with each other key of `compute`, beside fp32.
+
+    Example: python -m infra bench compute
+    """
+    _run(["compute"], write, json)
+
+
+@app.command()
 def faults(write: Write = None, json: Json = False) -> None:
     """A job that is signalled, whose rank is killed, whose rank hangs: seconds to saved, to the next step, to known.
 

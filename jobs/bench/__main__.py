@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jobs import bench as package
-from jobs.bench import faults, gpu, launchers, ranks
+from jobs.bench import compute, faults, gpu, launchers, ranks
 from jobs.errors import Failure, Mistake, told
 from jobs.figure import Figure
 
 ALONE = faults.MEASURES | launchers.MEASURES  # they start what they measure
-RANKS = {"ddp": 2, "scaling": 4, "allreduce": 2, "checkpoint": 2}
+TOGETHER = ranks.MEASURES | {"compute": compute.compute}  # of several ranks that are started for them
+RANKS = {"ddp": 2, "scaling": 4, "allreduce": 2, "checkpoint": 2, "compute": 1}
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
         description=package.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=[*ranks.MEASURES, *ALONE, "gpu"])
+    parser.add_argument("name", choices=[*TOGETHER, *ALONE, "gpu"])
     parser.add_argument("--ranks", type=int, help="ranks to start on this machine (2; scaling: 4)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="of gpu (cuda)")
     parser.add_argument("--json", action="store_true", help="one JSON object for each figure")
@@ -57,7 +58,7 @@ def _as_a_rank(name: str) -> list[Figure]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     here = everyone.start(60)
-    figures = ranks.MEASURES[name](here)
+    figures = TOGETHER[name](here)
     here.wait()
     everyone.end()
     return figures if here.first else []
