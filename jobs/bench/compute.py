@@ -81,7 +81,7 @@ def compute(ranks: Any) -> list[Figure]:
                 room[name] = (torch.cuda.max_memory_allocated() - before) / 2**20
             took[name].append(time.perf_counter() - start)
             loss[name] = ranks.agree([share.item()])[0]
-    figures = []
+    figures: list[Figure] = []
     for name in used:
         first = name == FIRST
         time_s = statistics.median(took[name][WARM:])
