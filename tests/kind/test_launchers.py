@@ -27,24 +27,19 @@ def torchx(kind: Trial, *words: str) -> str:
     tags = images.current(["base", "cuda13"])
     assert tags, "cluster-up has built them"
     stack = Path(tags["cuda13"])
+    kubectl = (kind.kind.folder / "kubectl").resolve().parent  # a link into the cache
+    env = {
+        "HOME": "/tmp",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "KUBECONFIG": kind.env["KUBECONFIG"],
+        "SLIPWAY_CLUSTER": kind.kind.cluster.name,
+        "PATH": f"{CHECKOUT}/bin:/usr/bin:/bin",
+    }
     return docker(
         *("run", "--rm", "--init", "--network", "host", "--user", f"{os.getuid()}:{os.getgid()}"),
-        *(
-            "--env",
-            "HOME=/tmp",
-            "--env",
-            "PYTHONDONTWRITEBYTECODE=1",
-            "--env",
-            f"KUBECONFIG={kind.env['KUBECONFIG']}",
-        ),
-        *(
-            "--env",
-            f"SLIPWAY_CLUSTER={kind.kind.cluster.name}",
-            "--env",
-            f"PATH={CHECKOUT}/bin:/usr/bin:/bin",
-        ),
+        *(word for name, value in env.items() for word in ("--env", f"{name}={value}")),
         *("--volume", f"{stack}:/opt/stack/{stack.name}:ro", "--volume", f"{CHECKOUT}:{CHECKOUT}:ro"),
-        *("--workdir", str(CHECKOUT), tags["base"]),
+        *("--volume", f"{kubectl}:{kubectl}:ro", "--workdir", str(CHECKOUT), tags["base"]),
         *(f"/opt/stack/{stack.name}/bin/python", "-m", "jobs.torchx", *words),
     )
 
