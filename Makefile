@@ -93,8 +93,8 @@ test-machines: $(venv)/provision-ready ## the tests of machines: Pulumi, Ansible
 test-kind: $(venv)/ready ## the tests of Kubernetes; not in test yet (TESTS="-k quota": some of them)
 	@tests/run-kind $(TESTS)
 
-test-more: $(venv)/provision-ready ## not in test: roles of services on two Debians, the pages of machines, nodes replaced, Slurm upgraded
-	@tests/run-machines --more $(TESTS)
+test-more: $(venv)/provision-ready ## not in test: what takes long and changes seldom, in every tier (TESTS="-k elastic": some of them)
+	@tests/run-more $(TESTS)
 
 bench: $(venv)/ready ## the figures of docs/measured.md, each beside its limit (WRITE=1: write them there)
 	@$(infra) bench all $(if $(WRITE),--write docs/measured.md)

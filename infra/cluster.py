@@ -9,14 +9,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveInt
 
 from infra import hostlist
-from infra.hardware import Facts, Name, Profile, Text
+from infra.fields import Count, Facts, Label, Name, Text
+from infra.hardware import Profile
 from infra.machine import Machine
 from infra.stacks import Stack
 
 Place = Literal["lab", "docker", "aws", "gcp", "metal"]
 Scheduler = Literal["slurm", "kubernetes"]
-Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
-Count = Annotated[int, Field(ge=0)]
 PublicKey = Annotated[
     str,
     Field(pattern=r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+|sk-\S+) [A-Za-z0-9+/]+=*( [^\n]*)?$"),

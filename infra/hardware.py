@@ -9,23 +9,16 @@ import datetime
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
+from infra.fields import Facts, Name, Text
 from infra.yamlfile import nearest
 
 Architecture = Literal["x86_64", "aarch64"]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
 Version = Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")]
 Capability = Annotated[
     str, Field(pattern=r"^\d+\.\d+$", description="CUDA compute capability, in quotes: '9.0'")
 ]
-Text = Annotated[str, Field(pattern=r"^\S[^\n]*$", description="One line")]
-
-
-class Facts(BaseModel):
-    """A block of keys: unknown ones are mistakes, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Sourced(Facts):
@@ -114,7 +107,7 @@ class Accelerators(Sourced):
     kubernetes_resource: Text | None = Field(
         default=None, description="Extended resource of the vendor's device plugin"
     )
-    mig: list[MigLayout] = []
+    mig: list[MigLayout] = Field(default=[])
 
 
 class Network(Sourced):
@@ -218,7 +211,7 @@ class Profile(Facts):
     accelerators: Accelerators | None = None
     network: Annotated[list[Network], Field(min_length=1)]
     fabric: Fabric | None = None
-    disks: list[Disk] = []
+    disks: list[Disk] = Field(default=[])
     power: Power
     price: Price | None = None
     instances: dict[Literal["aws", "gcp", "azure"], Text] = Field(

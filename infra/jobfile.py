@@ -13,10 +13,8 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from infra import stackfolder, yamlfile
-from infra.cluster import Count, Label
 from infra.errors import Mistake
-from infra.hardware import Facts, Text
-from infra.load import USABLE_MEMORY, load_profile
+from infra.fields import Count, Facts, Label, Text
 from infra.paths import CHECKOUT
 from infra.render.text import minutes, template
 
@@ -195,6 +193,8 @@ def _sized(document: yamlfile.Document, job: JobFile, root: Path) -> JobFile:
         for key in missing:
             document.wrong((key,), "missing; or name a machine type: hardware: h100-sxm-8x")
         return job
+    from infra.load import USABLE_MEMORY, load_profile  # 50 ms, which most jobs do not need
+
     try:
         profile = load_profile(job.hardware, root)
     except Mistake as mistake:

@@ -4,11 +4,13 @@
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from infra.cluster import Cluster
+if TYPE_CHECKING:
+    from infra.cluster import Cluster
 
 
-def render(cluster: Cluster) -> dict[str, str]:
+def render(cluster: "Cluster") -> dict[str, str]:
     """Every file of `cluster`, by its path below build/<cluster>/."""
     from infra.render import ansible, compose, kubernetes, nodes, prometheus, slurm
 

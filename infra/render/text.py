@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from infra.cluster import Cluster
+if TYPE_CHECKING:
+    from infra.cluster import Cluster
 
 
 @functools.cache
@@ -26,14 +27,14 @@ def template(name: str) -> jinja2.Template:
     return _environment().get_template(f"{name}.j2")
 
 
-def fill(name: str, cluster: Cluster, **values: Any) -> str:
+def fill(name: str, cluster: "Cluster", **values: Any) -> str:
     """`infra/templates/<name>.j2` with `cluster`, the origin line and `values`."""
     return template(name).render(
         cluster=cluster, services=cluster.spec.services, rendered=f"# {origin(cluster)}", **values
     )
 
 
-def origin(cluster: Cluster) -> str:
+def origin(cluster: "Cluster") -> str:
     """From what a file comes, and the command that makes it again."""
     return f"Rendered from {cluster.file} by: python -m infra render {cluster.file}"
 

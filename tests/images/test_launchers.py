@@ -14,7 +14,7 @@ from infra.process import output
 
 TESTED = {"real": ["images and their locks", "training on two nodes"]}
 
-pytestmark = pytest.mark.kind  # with the dear ones, not before the lab: two containers that import torch
+pytestmark = pytest.mark.more
 
 STEPS = 20
 TRAIN = (f"--train.steps={STEPS}", "--run.folder=/tmp/run", "--data.folder=/tmp/data")

@@ -9,6 +9,8 @@ from tests.kind.conftest import Trial
 
 TESTED = {"real": ["Kubernetes"]}
 
+pytestmark = pytest.mark.more
+
 PAGES = [page for page in docs.pages(CHECKOUT) if page.name in docs.ON_KIND]
 
 

@@ -7,7 +7,9 @@ import pytest
 from tests.kind.conftest import TEAM, Trial, at_step, history, until
 
 TESTED = {"real": ["Kubernetes", "training on two nodes"]}
-STEPS = 600
+
+pytestmark = pytest.mark.more
+STEPS = 300
 
 
 @pytest.fixture

@@ -3,12 +3,16 @@
 import time
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from infra.bench import fake, scale
 from infra.bench.watch import PODS, WORKLOADS, Event, watching
 from infra.progress import Step
 from tests.kind.conftest import Trial, until
 
 TESTED = {"real": ["Kubernetes"]}
+
+pytestmark = pytest.mark.more
 NODES, JOBS, AT_ONCE = 100, 50, 10
 Seen = Callable[[Sequence[Event]], list[scale.Admission]]
 OF_A_JOB = fake.PODS * fake.GPUS

@@ -9,6 +9,8 @@ from tests.machines.conftest import Machines
 
 TESTED = {"real": ["place docker"]}
 
+pytestmark = pytest.mark.more
+
 PAGES = [page for page in docs.pages(CHECKOUT) if page.name in docs.ON_MACHINES]
 
 

@@ -26,6 +26,8 @@ from tests.machines.conftest import FOREIGN, Machines
 
 TESTED = {"real": ["place docker", "Slurm with accounting", "Debian 13"]}
 
+pytestmark = pytest.mark.more
+
 NAME, CIDR, HEAD, NODES = "life", "10.81.0.0/24", "head", ("n1", "n2")
 FILE = CHECKOUT / "build" / f"{NAME}.yaml"
 MACHINES = (HEAD, *NODES)

@@ -26,6 +26,8 @@ TESTED = {
     "stand-in": ["NVIDIA driver", "shared disk: NFS", "shared disk: FSx, Filestore, Lustre"],
 }
 
+pytestmark = pytest.mark.more
+
 STACK = "cuda13-0123456789ab"
 OTHER = "cuda13-ba9876543210"
 HOSTS = ("deb13", "deb12")

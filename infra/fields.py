@@ -1,0 +1,16 @@
+"""Kinds of keys that machine types, clusters and job descriptions share."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
+Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
+Text = Annotated[str, Field(pattern=r"^\S[^\n]*$", description="One line")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Facts(BaseModel):
+    """A block of keys: unknown ones are mistakes, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
