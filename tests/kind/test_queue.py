@@ -3,14 +3,14 @@
 import time
 
 from infra.kind import job as jobs
-from tests.kind.conftest import TRAIN, Trial, at_step, until
+from tests.kind.conftest import Trial, at_step, until
 
 TESTED = {"real": ["Kubernetes"]}
 
 
 def test_of_two_jobs_that_do_not_fit_together_one_waits_whole(kind: Trial) -> None:
-    first = kind.apply("first", *TRAIN, change=half_and_more)
-    second = kind.apply("second", *TRAIN, change=half_and_more)
+    first = kind.apply("first", "--train.steps=40", change=half_and_more)
+    second = kind.apply("second", "--train.steps=40", change=half_and_more)
     until("one to start", lambda: {kind.look(name).state for name in ("first", "second")} >= {"RUNNING"})
     (waiting,) = [run for run in (first, second) if kind.look(run.id).state != "RUNNING"]
     (running,) = [run for run in (first, second) if run.id != waiting.id]
@@ -58,7 +58,7 @@ def test_a_job_of_higher_priority_goes_first_and_the_other_goes_on_after_it(kind
         half_and_more(data)  # type: ignore[arg-type]
         _priority(data, "high")
 
-    lower = kind.apply("lower", *TRAIN, change=low)
+    lower = kind.apply("lower", "--train.steps=60", "--checkpoint.every=20", change=low)
     until("step 20", at_step(lower, 20))
     higher = kind.apply("higher", "--train.steps=20", change=high)
     until("the lower one to wait", lambda: kind.waits("lower").startswith("quota: "), timeout_s=120)
