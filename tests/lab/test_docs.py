@@ -10,14 +10,19 @@ from tests.lab.conftest import Lab
 TESTED = {"real": ["place lab"]}
 
 ELSEWHERE = (*docs.ON_MACHINES, *docs.ON_KIND)
-PAGES = [page for page in docs.pages(CHECKOUT) if page.runnable() and page.name not in ELSEWHERE]
+LONG = ("docs/preemption.md", "docs/what-a-run-costs.md")  # two minutes each
+PAGES = [
+    pytest.param(page, id=page.name, marks=[pytest.mark.more] if page.name in LONG else [])
+    for page in docs.pages(CHECKOUT)
+    if page.runnable() and page.name not in ELSEWHERE
+]
 
 
 def untracked() -> set[str]:
     return set(output(["git", "-C", CHECKOUT, "ls-files", "--others", "--exclude-standard"]).splitlines())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_work_and_leave_nothing_behind(lab: Lab, page: docs.Page) -> None:
     before = untracked()
     failed = docs.run(page, CHECKOUT, lab.env)
