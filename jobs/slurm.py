@@ -48,6 +48,11 @@ def running() -> bool:
     return job().get("JobState") == "RUNNING"
 
 
+def requeued() -> bool:
+    """Whether Slurm has this job in its queue again, so that it ends for that."""
+    return int(job().get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
 def requeue() -> None:
     """Have Slurm start this job again; it ends the job's processes for that, this one too. Raises Failure."""
     if instead:

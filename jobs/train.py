@@ -23,8 +23,20 @@ from typing import Any
 
 import numpy as np
 
+from jobs import (
+    again,
+    data,
+    heartbeat,
+    kubernetes,
+    metrics,
+    ngrams,
+    restart,
+    runfolder,
+    samples,
+    signals,
+    slurm,
+)
 from jobs import config as configuration
-from jobs import data, heartbeat, kubernetes, metrics, ngrams, restart, runfolder, samples, signals, slurm
 from jobs.config import Config
 from jobs.errors import Failure, Mistake
 from jobs.guard import Act, Guard
@@ -250,7 +262,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     ranks.wait()
     heart.stop()
     if interrupted and ranks.first:
-        _queue_again(folder, leave=not requeue and "SLIPWAY_ELASTIC" in os.environ)
+        again.ask(folder, leave=not requeue and "SLIPWAY_ELASTIC" in os.environ)
     everyone.end()
     return not interrupted
 
@@ -392,24 +404,6 @@ def _verdict(summary: dict[str, Any], folder: Path) -> str:
         f"{metrics.short(summary['tokens_per_s'])} tok/s; checkpoints kept the training waiting for "
         f"{summary['phases']['checkpoint']:.1f} s in all. Report: {folder}/report.html"
     )
-
-
-def _queue_again(folder: Path, leave: bool) -> None:
-    """Ask Slurm to start this job again; where nobody will, say how a person does.
-
-    SIGTERM may come from scancel, and then Slurm does not count the job as running any more; or from a node
-    that shuts down, and then it does: the job is wanted, elsewhere. In Kubernetes the exit code asks, of each pod,
-    and so it does where other nodes go on (`leave`).
-    """
-    if kubernetes.inside():
-        print("to be started again, if the job is still wanted", flush=True)
-    elif leave:
-        print("the nodes that are left go on", flush=True)
-    elif slurm.running():
-        print("requeued", flush=True)  # before Slurm ends this process for it
-        slurm.requeue()
-    else:
-        print(f"to go on: start the same command with --run.folder={folder}", flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:

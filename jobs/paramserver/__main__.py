@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import kubernetes, metrics, ngrams, options, runfolder, signals, slurm
+from jobs import again, kubernetes, metrics, ngrams, options, runfolder, signals
 from jobs import paramserver as package
 from jobs.errors import Failure, Mistake
 from jobs.paramserver.config import Config, load
@@ -170,7 +170,7 @@ def _serve(
     everyone.end()
     if interrupted:
         print(f"after a warning: {'saved' if saved else 'NOT saved'} at step {reached}", flush=True)
-        _again(folder)
+        again.ask(folder)
     return not interrupted
 
 
@@ -203,17 +203,6 @@ def _verdict(summary: dict[str, Any], folder: Path) -> str:
         f"{told['staleness_mean']:.2f} updates old ({told['staleness_max']} at most); workers up to "
         f"{told['lead_max']} steps apart. Record: {folder}/metrics.jsonl"
     )
-
-
-def _again(folder: Path) -> None:
-    """Ask for the next start, as training does: see jobs/train.py."""
-    if kubernetes.inside():
-        print("to be started again, if the job is still wanted", flush=True)
-    elif slurm.running():
-        print("requeued", flush=True)
-        slurm.requeue()
-    else:
-        print(f"to go on: start the same command with --run.folder={folder}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra.paths import CHECKOUT
-from jobs import kubernetes, phases, runfolder, signals, slurm, torchrun
+from jobs import again, kubernetes, phases, runfolder, signals, slurm, torchrun
 from jobs.errors import Failure
 from jobs.exporter import Exporter
 from tests.unit.test_jobs_sbatch import script
@@ -223,6 +223,36 @@ def test_a_cancelled_job_is_not_started_again(
     assert not slurm.running()  # no job at all
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert slurm.running() == wanted
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts", "says"),
+    [
+        ("CANCELLED", 0, "to go on: start the same command with --run.folder=runs/7"),
+        ("COMPLETING", 1, "requeued by somebody else"),
+        ("RUNNING", 0, "requeued"),
+    ],
+)
+def test_an_interrupted_run_says_who_starts_it_again(
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    restarts: int,
+    says: str,
+) -> None:
+    """A job that a person has requeued is COMPLETING and counts one start more than it was told."""
+    asked = elsewhere / "asked"
+    script(
+        elsewhere / "bin/scontrol",
+        f'[[ $1 != requeue ]] || touch {asked}; echo "JobId=7 JobState={state} Restarts={restarts}"',
+    )
+    monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    again.ask(Path("runs/7"))
+    assert capsys.readouterr().out.startswith(says)
+    assert asked.exists() == (state == "RUNNING")
 
 
 def test_a_requeue_that_slurm_refuses_is_told(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
