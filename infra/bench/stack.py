@@ -65,7 +65,8 @@ def faults(world: World) -> Result:
         world,
         "faults",
         "model of jobs/ddp.yaml on two ranks, each once: SIGUSR2 to the launcher, until the checkpoint has its name;"
-        " SIGKILL to a worker, until the first step after the restart; SIGSTOP, until ended.json names the rank",
+        " SIGKILL to a worker, until the first step after the restart; SIGSTOP 25 steps later, until ended.json names"
+        " the rank",
     )
 
 

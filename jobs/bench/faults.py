@@ -135,6 +135,8 @@ def faults() -> list[Figure]:
                 for name, seconds in told.get("waterfall", {}).items()
                 if isinstance(seconds, float)
             ]
+            # Under way again: for 4 s after the first step, which may compile, nobody is judged.
+            job.until("25 steps more", partial(job.has, len(job.steps()) + 25), process)
             hung = children(process.pid)[-1]
             ended = job.folder / "ended.json"
             ended.unlink(missing_ok=True)
