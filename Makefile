@@ -90,8 +90,11 @@ test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of 
 test-machines: $(venv)/provision-ready ## the tests of machines: Pulumi, Ansible, Redfish (TESTS="-k drift": some of them)
 	@tests/run-machines $(TESTS)
 
-test-kind: $(venv)/ready ## the tests of Kubernetes; not in test yet (TESTS="-k quota": some of them)
+test-kind: $(venv)/ready ## the tests of Kubernetes; not in test (TESTS="-k quota": some of them)
 	@tests/run-kind $(TESTS)
+
+test-all: $(venv)/provision-ready ## test and test-kind, whose programs are compiled meanwhile
+	@tests/run-all
 
 test-more: $(venv)/provision-ready ## not in test: what takes long and changes seldom, in every tier (TESTS="-k elastic": some of them)
 	@tests/run-more $(TESTS)
@@ -109,4 +112,4 @@ $(venv)/provision-ready: requirements.lock requirements-provision.lock infra/boo
 	@infra/bootstrap --provision
 
 .PHONY: help cluster-up plan replace upgrade cluster-down status logs shell env results kubeconfig manifests verify rotate-secrets host \
-        images render show check test test-lab test-machines test-kind test-more bench lock
+        images render show check test test-lab test-machines test-kind test-all test-more bench lock
