@@ -81,6 +81,10 @@ def _nested(value: Any, indent: int) -> str:
         return "\n" + yaml(value, indent + 1) if value else " {}\n"
     if isinstance(value, list | tuple):
         return "\n" + yaml(value, indent + 1) if value else " []\n"
+    if (
+        isinstance(value, str) and value.endswith("\n") and not value.startswith((" ", "\n"))
+    ):  # lines stay lines
+        return " |\n" + "".join(f"{'  ' * (indent + 1)}{line}\n" for line in value.splitlines())
     return "\n" if value is None else f" {_scalar(value)}\n"
 
 

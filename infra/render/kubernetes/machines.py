@@ -34,4 +34,4 @@ def files(cluster: Cluster) -> dict[str, str]:
 def _said(cluster: Cluster, pool: Pool) -> str:
     known: dict[str, Any] = facts(cluster, pool)
     gpus = {key: known["gpus"][key] for key in ("count", "peak_tflops")}
-    return json.dumps({**{key: known[key] for key in KEYS}, "gpus": gpus})
+    return json.dumps({**{key: known[key] for key in KEYS}, "gpus": gpus}, indent=1) + "\n"
