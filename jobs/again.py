@@ -17,6 +17,8 @@ def ask(folder: Path, *, leave: bool = False) -> None:
         print("to be started again, if the job is still wanted", flush=True)
     elif leave:
         print("the nodes that are left go on", flush=True)
+    elif slurm.running() and slurm.preempted():
+        print("preempted: Slurm starts it again", flush=True)
     elif slurm.running():
         print("requeued", flush=True)  # before Slurm ends this process for it
         slurm.requeue()

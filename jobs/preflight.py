@@ -20,7 +20,7 @@ Bytes of a rank, where they come from:
     activations           what autograd keeps of jobs/model.py: for a token and a block 19 width + 3 heads + 2
                           numbers in fp32; in half precision 50 width bytes for the 76. Counted from the model's
                           operations as Korthikanti et al. do, arXiv:2205.05198, section 4.1, and measured by
-                          tests/jobs/test_preflight.py. Flash attention: nothing grows with the square of the
+                          tests/jobs/test_precision.py. Flash attention: nothing grows with the square of the
                           context. Times the microbatches that are under way.
     checkpoint            12 a parameter, once for all ranks: weights and moments.
 

@@ -1,6 +1,7 @@
 """What a job asks Slurm about itself, and of Slurm for itself. Outside Slurm it learns nothing."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from datetime import datetime
@@ -51,6 +52,25 @@ def running() -> bool:
 def requeued() -> bool:
     """Whether Slurm has this job in its queue again, so that it ends for that."""
     return int(job().get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def preempted() -> bool:
+    """Whether Slurm takes this job's nodes for another one, and itself queues the job again when it ends.
+
+    A job that requeued itself then would stay marked as preempted: Slurm 24.11 starts it once more after its end,
+    and the next preemption waits for its time limit. Slurm older than 24.11 takes a job that ends by itself
+    for one that is done.
+    """
+    if instead or job().get("PreemptTime", "None") in ("None", "N/A"):
+        return False
+    return version() >= (24, 11)
+
+
+def version() -> tuple[int, ...]:
+    """Slurm's, of which the first two numbers are a release; (0,) where it does not say."""
+    said = subprocess.run(["scontrol", "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"(\d+)\.(\d+)", said)
+    return tuple(int(number) for number in found.groups()) if found else (0,)
 
 
 def requeue() -> None:

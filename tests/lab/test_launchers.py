@@ -17,11 +17,6 @@ PYTHON = "/opt/stack/current/bin/python"
 TORCHX = ("jobs.torchx", "run", "-s", "slurm", "jobs.job", "--name", "ddp", "--")
 SUBMITIT = ("jobs.launch.ddp_submitit",)
 LAUNCHERS = pytest.mark.parametrize("module", [TORCHX, SUBMITIT], ids=["torchx", "submitit"])
-ONE_OF_THEM = pytest.mark.parametrize(  # the other takes a minute more
-    "module",
-    [pytest.param(TORCHX, id="torchx", marks=pytest.mark.more), pytest.param(SUBMITIT, id="submitit")],
-)
-
 History = list[tuple[int, float]]
 
 
@@ -61,7 +56,8 @@ def test_the_losses_and_the_ranks_are_those_of_sbatch(
     assert shown == ["research", "COMPLETED", "2"]
 
 
-@ONE_OF_THEM
+@pytest.mark.more
+@LAUNCHERS
 def test_a_warned_job_saves_is_requeued_and_ends_bit_by_bit_the_same(
     lab: Lab, by_sbatch: job.Run, module: tuple[str, ...]
 ) -> None:

@@ -1,7 +1,7 @@
 """The preemption contract through Slurm: however a job is told, all ranks save the same step and it goes on.
 
 One job is disturbed in each way that Slurm has, one after the other, and ends with the losses of a job that nothing
-disturbed, to the last bit.
+disturbed, to the last bit. One warning, a killed node and restarted daemons are in test_faults.py, for every change.
 """
 
 import re
@@ -15,6 +15,7 @@ from infra import job
 from tests.lab.conftest import Lab, until
 from tests.lab.test_faults import at_step, history, restarts, step_of
 
+pytestmark = pytest.mark.more
 TESTED = {"real": ["place lab", "training on two nodes", "Slurm with accounting"]}
 
 STEPS = 240
@@ -76,12 +77,7 @@ def a_higher_qos(lab: Lab, run: job.Run) -> None:
     )
 
 
-MORE = [
-    pytest.param(each, marks=pytest.mark.more) for each in (full, one_step, twice, one_node, a_higher_qos)
-]
-
-
-@pytest.mark.parametrize("disturb", [once, *MORE])
+@pytest.mark.parametrize("disturb", [once, full, one_step, twice, one_node, a_higher_qos])
 def test_with_a_warning_no_step_is_lost(
     lab: Lab, disturbed: Disturbed, disturb: Callable[[Lab, job.Run], None]
 ) -> None:

@@ -155,6 +155,7 @@ def test_a_node_that_goes_is_drained_and_leaves_no_trace(site: Machines, signs: 
     assert {name: when for name, when in before.items() if not name.startswith("gpu-3")} == after
 
 
+@pytest.mark.more
 def test_with_requeue_its_jobs_run_elsewhere(site: Machines, signs: None) -> None:
     pool(site, 2)
     first = site.ok(f"sbatch --parsable -N1 --exclusive {WAITS}")
@@ -193,6 +194,7 @@ def configuring(site: Machines, host: str) -> Iterator[subprocess.Popen[str]]:
         typed.kill()
 
 
+@pytest.mark.more
 def test_a_second_run_is_told_whose_the_first_is_and_after_ctrl_c_the_next_goes_on(site: Machines) -> None:
     pool(site, 1)
     write(2)

@@ -226,33 +226,42 @@ def test_a_cancelled_job_is_not_started_again(
 
 
 @pytest.mark.parametrize(
-    ("state", "restarts", "says"),
+    ("job", "version", "says"),
     [
-        ("CANCELLED", 0, "to go on: start the same command with --run.folder=runs/7"),
-        ("COMPLETING", 1, "requeued by somebody else"),
-        ("RUNNING", 0, "requeued"),
+        ("CANCELLED Restarts=0", "24.11.5", "to go on: start the same command with --run.folder=runs/7"),
+        ("COMPLETING Restarts=1", "24.11.5", "requeued by somebody else"),
+        ("RUNNING Restarts=0", "24.11.5", "requeued"),
+        ("RUNNING Restarts=0 PreemptTime=None", "24.11.5", "requeued"),
+        ("RUNNING Restarts=0 PreemptTime=2026-01-02T03:04:05", "24.11.5", "preempted: Slurm starts it again"),
+        ("RUNNING Restarts=0 PreemptTime=2026-01-02T03:04:05", "25.05.0", "preempted: Slurm starts it again"),
+        ("RUNNING Restarts=0 PreemptTime=2026-01-02T03:04:05", "22.05.8", "requeued"),
+        ("CANCELLED Restarts=0 PreemptTime=2026-01-02T03:04:05", "24.11.5", "to go on: "),
     ],
 )
 def test_an_interrupted_run_says_who_starts_it_again(
     elsewhere: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    state: str,
-    restarts: int,
+    job: str,
+    version: str,
     says: str,
 ) -> None:
     """A job that a person has requeued is COMPLETING and counts one start more than it was told."""
     asked = elsewhere / "asked"
     script(
         elsewhere / "bin/scontrol",
-        f'[[ $1 != requeue ]] || touch {asked}; echo "JobId=7 JobState={state} Restarts={restarts}"',
+        f"""case $1 in
+          requeue) touch {asked} ;;
+          --version) echo slurm-wlm {version} ;;
+          *) echo "JobId=7 JobState={job}" ;;
+        esac""",
     )
     monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     again.ask(Path("runs/7"))
     assert capsys.readouterr().out.startswith(says)
-    assert asked.exists() == (state == "RUNNING")
+    assert asked.exists() == (says == "requeued")
 
 
 def test_a_requeue_that_slurm_refuses_is_told(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
