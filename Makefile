@@ -82,7 +82,8 @@ show: $(venv)/ready ## what a cluster file means: nodes, cores, GPUs, memory, po
 check: $(venv)/provision-ready ## format, lint, types and unit tests; under a minute
 	@tests/check
 
-test: check test-lab test-machines ## everything but Kubernetes: check, images, jobs, a real lab, real machines
+test: $(venv)/provision-ready ## every tier: check, images, jobs, a real lab, real machines, Kubernetes
+	@tests/run-all
 
 test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of them)
 	@tests/run-lab $(TESTS)
@@ -90,11 +91,8 @@ test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of 
 test-machines: $(venv)/provision-ready ## the tests of machines: Pulumi, Ansible, Redfish (TESTS="-k drift": some of them)
 	@tests/run-machines $(TESTS)
 
-test-kind: $(venv)/ready ## the tests of Kubernetes; not in test (TESTS="-k quota": some of them)
+test-kind: $(venv)/ready ## the tests of Kubernetes (TESTS="-k quota": some of them)
 	@tests/run-kind $(TESTS)
-
-test-all: $(venv)/provision-ready ## test and test-kind, whose programs are compiled meanwhile
-	@tests/run-all
 
 test-more: $(venv)/provision-ready ## not in test: what takes long and changes seldom, in every tier (TESTS="-k elastic": some of them)
 	@tests/run-more $(TESTS)
@@ -112,4 +110,4 @@ $(venv)/provision-ready: requirements.lock requirements-provision.lock infra/boo
 	@infra/bootstrap --provision
 
 .PHONY: help cluster-up plan replace upgrade cluster-down status logs shell env results kubeconfig manifests verify rotate-secrets host \
-        images render show check test test-lab test-machines test-kind test-all test-more bench lock
+        images render show check test test-lab test-machines test-kind test-more bench lock

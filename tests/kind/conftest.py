@@ -29,8 +29,8 @@ from infra.process import output
 
 NAME = "testkind"
 TEAM = "research"
-STEPS = 120
-TRAIN = (f"--train.steps={STEPS}", "--checkpoint.every=20", "--checkpoint.keep=2")
+STEPS = 60
+TRAIN = (f"--train.steps={STEPS}", "--checkpoint.every=10", "--checkpoint.keep=2")
 LAST = ("test_down.py", "test_both.py")  # the first ends the cluster, the second has another
 
 History = list[tuple[int, float]]

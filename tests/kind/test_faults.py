@@ -7,25 +7,25 @@ TESTED = {"real": ["Kubernetes", "training on two nodes"]}
 
 def test_a_deleted_pod_costs_no_step(kind: Trial, reference: History) -> None:
     run = kind.apply("deleted", *TRAIN)
-    until("step 50", at_step(run, 50))
+    until("step 25", at_step(run, 25))
     kind.ok(f"kubectl -n {TEAM} delete pod deleted-worker-0 --wait=false")
     kind.finish(run)
     assert history(run) == reference
-    assert run.summary["resumed_from"] >= 40  # it was warned, or has the checkpoint of step 40
+    assert run.summary["resumed_from"] >= 20  # it was warned, or has the checkpoint of step 20
 
 
 def test_a_killed_pod_costs_no_step(kind: Trial, reference: History) -> None:
     run = kind.apply("killed", *TRAIN)
-    until("step 50", at_step(run, 50))
+    until("step 25", at_step(run, 25))
     kind.ok(f"kubectl -n {TEAM} delete pod killed-worker-0 --grace-period=0 --force")
     kind.finish(run)
     assert history(run) == reference
-    assert run.summary["resumed_from"] >= 40
+    assert run.summary["resumed_from"] >= 20
 
 
 def test_a_job_waits_for_a_killed_node_and_says_which(kind: Trial, reference: History) -> None:
     run = kind.apply("waits", *TRAIN)
-    until("step 50", at_step(run, 50))
+    until("step 25", at_step(run, 25))
     (pod,) = [each for each in kind.pods("waits") if each["metadata"]["name"] == "waits-worker-0"]
     container = pod["spec"]["nodeName"]
     node = kind.kind.called(container)
@@ -42,7 +42,7 @@ def test_a_job_waits_for_a_killed_node_and_says_which(kind: Trial, reference: Hi
 
 def test_operator_and_control_plane_restart_in_the_middle(kind: Trial, reference: History) -> None:
     run = kind.apply("restarts", *TRAIN)
-    until("step 20", at_step(run, 20))
+    until("step 5", at_step(run, 5))
     kind.ok("kubectl -n kubeflow rollout restart deployment")
     kind.ok("kubectl -n kueue-system rollout restart deployment")
     docker("restart", kind.kind.control_plane)

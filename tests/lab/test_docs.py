@@ -10,7 +10,9 @@ from tests.lab.conftest import Lab
 TESTED = {"real": ["place lab"]}
 
 ELSEWHERE = (*docs.ON_MACHINES, *docs.ON_KIND)
-LONG = ("docs/preemption.md", "docs/what-a-run-costs.md")  # two minutes each
+LONG = [  # from half a minute to two
+    f"docs/{name}.md" for name in ("launchers", "parameter-server", "preemption", "what-a-run-costs")
+]
 PAGES = [
     pytest.param(page, id=page.name, marks=[pytest.mark.more] if page.name in LONG else [])
     for page in docs.pages(CHECKOUT)

@@ -14,8 +14,8 @@ from tests.lab.conftest import Lab, until
 
 TESTED = {"real": ["place lab", "training on two nodes"]}
 
-STEPS = 120
-TRAIN = ["jobs/ddp.sbatch", f"--train.steps={STEPS}", "--checkpoint.every=20", "--checkpoint.keep=2"]
+STEPS = 80
+TRAIN = ["jobs/ddp.sbatch", f"--train.steps={STEPS}", "--checkpoint.every=10", "--checkpoint.keep=2"]
 
 
 def docker(*words: str) -> None:
@@ -47,7 +47,7 @@ def restarts(lab: Lab, run: job.Run) -> int:
 
 def test_a_killed_node_costs_no_step(lab: Lab, uninterrupted: list[tuple[int, float]]) -> None:
     run = lab.submit(*TRAIN)
-    until("step 50", at_step(run, 50))
+    until("step 30", at_step(run, 30))
     docker("kill", lab.project.container("c2"))
     until("Slurm to notice", lambda: "c2" in lab.ok("sinfo -h -N -t down,no_respond -o %N"))
     until("the requeue", lambda: restarts(lab, run) == 1)
@@ -55,12 +55,12 @@ def test_a_killed_node_costs_no_step(lab: Lab, uninterrupted: list[tuple[int, fl
     lab.finish(run)
     assert history(run) == uninterrupted  # bit for bit: JSON keeps every digit of a float
     assert run.summary["restarts"] == 1
-    assert run.summary["resumed_from"] >= 40  # checkpoints of every 20th step; step 50 was reached
+    assert run.summary["resumed_from"] >= 20  # checkpoints of every 10th step; step 30 was reached
 
 
 def test_a_warned_job_saves_and_loses_no_step(lab: Lab, uninterrupted: list[tuple[int, float]]) -> None:
     run = lab.submit(*TRAIN)
-    until("step 30", at_step(run, 30))
+    until("step 20", at_step(run, 20))
     lab.ok(f"scancel --signal=USR2 {run.id}")
     until("the requeue", lambda: restarts(lab, run) == 1)
     lab.finish(run)
@@ -74,7 +74,7 @@ def test_daemons_restart_in_the_middle_and_nothing_is_lost(
     lab: Lab, uninterrupted: list[tuple[int, float]]
 ) -> None:
     run = lab.submit(*TRAIN)
-    until("step 20", at_step(run, 20))
+    until("step 10", at_step(run, 10))
     docker("restart", lab.project.container("slurmdbd"))
     docker("restart", lab.project.container("slurmctld"))
     queued = until("slurmctld to answer", lambda: lab.sh("squeue -h").returncode == 0)
