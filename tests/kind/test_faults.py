@@ -1,5 +1,7 @@
 """Kubernetes: nothing is lost when something dies: a pod, a node, an operator, the control plane."""
 
+import pytest
+
 from tests.kind.conftest import STEPS, TEAM, TRAIN, History, Trial, at_step, docker, history, until
 
 TESTED = {"real": ["Kubernetes", "training on two nodes"]}
@@ -14,6 +16,7 @@ def test_a_deleted_pod_costs_no_step(kind: Trial, reference: History) -> None:
     assert run.summary["resumed_from"] >= 20  # it was warned, or has the checkpoint of step 20
 
 
+@pytest.mark.more
 def test_a_killed_pod_costs_no_step(kind: Trial, reference: History) -> None:
     run = kind.apply("killed", *TRAIN)
     until("step 25", at_step(run, 25))

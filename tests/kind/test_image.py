@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from infra import images, job
 from infra.paths import CHECKOUT
 from tests.kind.conftest import TRAIN, History, docker, history, torchruns
 
+pytestmark = pytest.mark.more
 TESTED = {"real": ["training on two nodes", "images and their locks"]}
 
 

@@ -53,6 +53,7 @@ def submit(kind: Trial, *options: str) -> str:
     return name
 
 
+@pytest.mark.more
 def test_a_pytorchjob_by_torchx_has_the_losses_of_two_plain_processes(
     kind: Trial, reference: History
 ) -> None:
@@ -75,9 +76,9 @@ def test_torchx_shows_logs_lists_and_cancels_pytorchjobs(kind: Trial) -> None:
     assert handle in torchx(kind, "list", "-s", "pytorchjob")
     torchx(kind, "cancel", handle)
     until("its removal", lambda: jobs.find(kind.kind, TEAM, name) is None, timeout_s=120)
-    assert (
-        json.loads((run.folder / "summary.json").read_text())["state"] == "interrupted"
-    )  # it had time to save
+    summary = run.folder / "summary.json"
+    until("its pods, which end after it, to save", summary.exists, timeout_s=60)
+    assert json.loads(summary.read_text())["state"] == "interrupted"
 
 
 def test_what_the_queue_refuses_torchx_tells(kind: Trial) -> None:

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 
+import pytest
+
 from infra.kind.done import Done
 from infra.paths import CHECKOUT
 from jobs.record import Record
@@ -87,6 +89,7 @@ def test_what_was_broken_is_repaired(kind: Trial) -> None:
     assert "nothing to change" in kind.make("cluster-up", "JOB=").stdout
 
 
+@pytest.mark.more
 def test_after_ctrl_c_the_next_run_goes_on(kind: Trial) -> None:
     kind.make("cluster-down")
     typed = subprocess.Popen(

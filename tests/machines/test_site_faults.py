@@ -9,6 +9,7 @@ import pytest
 
 from tests.machines.conftest import Machines, write
 
+pytestmark = pytest.mark.more
 TESTED = {"real": ["place docker"]}
 
 LIMITS = "/etc/security/limits.d"
@@ -64,7 +65,6 @@ def test_one_machine_is_unreachable_and_the_others_are_configured(site: Machines
     assert "verify" in said, "what was not verified before is verified now"
 
 
-@pytest.mark.more
 def test_sudo_a_full_disk_and_a_refused_key_are_one_line_each(site: Machines) -> None:
     more_people("eve", "mallory")
     site.inside("login", f"mount -t tmpfs -o size=4k tmpfs {LIMITS} && head -c 4096 /dev/zero >{LIMITS}/full")
