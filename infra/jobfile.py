@@ -7,6 +7,7 @@ with --check it says which would change. What a launcher cannot be told is in in
 import json
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -261,70 +262,47 @@ def render(job: JobFile, root: Path = CHECKOUT) -> dict[str, str]:
         if job.kubernetes.elastic:
             files[job.kubernetes.elastic.file] = manifest(job, root, elastic=True)
         if job.kubernetes.train_job:
-            files[job.kubernetes.train_job.file] = _kubernetes(
-                "trainjob.yaml", job, root, file=job.kubernetes.train_job.file
+            file = job.kubernetes.train_job.file
+            files[file] = _kubernetes(
+                "trainjob.yaml", job, root, Pods(), name=job.name, file=file, elastic=None
             )
     return files
 
 
-def manifest(
-    job: JobFile,
-    root: Path = CHECKOUT,
-    *,
-    elastic: bool = False,
-    stack: str | None = None,
-    image: str = IMAGE,
-    mounted: bool = True,
-    uid: int = UID,
-    gid: int = UID,
-) -> str:
-    """The PyTorchJob of `job`. `stack`: its folder's name; `mounted`: it is a volume and not in `image`."""
+@dataclass(frozen=True)
+class Pods:
+    """How the pods of one cluster get the stack, and whose their files are."""
+
+    stack: str | None = None  # its folder's name; None: as the lock in the checkout names it
+    image: str = IMAGE
+    mounted: bool = True  # the stack is a volume, and not in the image
+    uid: int = UID
+    gid: int = UID
+
+
+def manifest(job: JobFile, root: Path = CHECKOUT, *, elastic: bool = False, pods: Pods = Pods()) -> str:
+    """The PyTorchJob of `job`, or its elastic variant."""
     assert job.kubernetes
     variant = job.kubernetes.elastic if elastic else None
-    return _kubernetes(
-        "pytorchjob.yaml",
-        job,
-        root,
-        name=f"{job.name}-elastic" if elastic else job.name,
-        file=(variant or job.kubernetes).file,
-        elastic=variant,
-        stack=stack,
-        image=image,
-        mounted=mounted,
-        uid=uid,
-        gid=gid,
-    )
+    name = f"{job.name}-elastic" if elastic else job.name
+    file = (variant or job.kubernetes).file
+    return _kubernetes("pytorchjob.yaml", job, root, pods, name=name, file=file, elastic=variant)
 
 
-def _kubernetes(
-    source: str,
-    job: JobFile,
-    root: Path,
-    *,
-    file: str,
-    name: str | None = None,
-    elastic: ElasticJob | None = None,
-    stack: str | None = None,
-    image: str = IMAGE,
-    mounted: bool = True,
-    uid: int = UID,
-    gid: int = UID,
-) -> str:
+def _kubernetes(source: str, job: JobFile, root: Path, pods: Pods, **values: object) -> str:
     """A manifest from the template `source`, with the pod of all of them (pod.yaml.j2)."""
-    folder = stack or stackfolder.path(root, job.stack).name
+    folder = pods.stack or stackfolder.path(root, job.stack).name
     return _fill(
         source,
         job,
-        name=name or job.name,
         kubernetes=job.kubernetes,
-        file=file,
-        elastic=elastic,
         python=f"/opt/stack/{folder}/bin/python",
-        image=image,
-        mounted=mounted,
-        uid=uid,
-        gid=gid,
+        image=pods.image,
+        mounted=pods.mounted,
+        uid=pods.uid,
+        gid=pods.gid,
         flow=flow,
+        **values,
     )
 
 

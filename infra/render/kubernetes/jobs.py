@@ -30,8 +30,8 @@ def _manifest(cluster: Cluster, job: jobfile.JobFile, stack: Stack, *, elastic: 
     if cluster.place == "lab":
         person = cluster.users[0]
         uid, gid = person.uid or jobfile.UID, person.gid or jobfile.UID
-        return jobfile.manifest(job, elastic=elastic, stack=stack.folder, uid=uid, gid=gid)
+        return jobfile.manifest(job, elastic=elastic, pods=jobfile.Pods(stack.folder, uid=uid, gid=gid))
     from infra.render.kubernetes import registry
 
     image = f"{registry(cluster)}/stack-{stack.name}:{stack.lock_hash}"
-    return jobfile.manifest(job, elastic=elastic, stack=stack.folder, image=image, mounted=False)
+    return jobfile.manifest(job, elastic=elastic, pods=jobfile.Pods(stack.folder, image, mounted=False))
