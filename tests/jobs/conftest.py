@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -70,11 +71,12 @@ class Trainer:
         """One rank, in this process."""
         import torch.distributed as dist
 
-        try:
-            train.train(config.load(self.options(**changes)), signals.Warnings(), Phases(time.time()))
-        finally:
-            if dist.is_initialized():  # it failed, as a test wanted it to
-                dist.destroy_process_group()
+        with patch.dict(os.environ):  # what a rank alone sets is not for the next test
+            try:
+                train.train(config.load(self.options(**changes)), signals.Warnings(), Phases(time.time()))
+            finally:
+                if dist.is_initialized():  # it failed, as a test wanted it to
+                    dist.destroy_process_group()
 
     def start(
         self, ranks: int, *launcher: str, module: str = "jobs.train", **changes: Any

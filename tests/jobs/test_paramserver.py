@@ -110,7 +110,10 @@ def test_a_worker_that_is_killed_stops_nobody_and_another_may_come(trainer: Trai
     told = summary(trainer)["server"]
     assert sum(told["tickets"].values()) == told["updates"] == 60 * 2
     assert [name.partition("/")[2] for name in told["workers_lost"]] == [str(victim)]
-    assert {name.partition("/")[2] for name in told["tickets"]} == {str(victim), str(left), str(more.pid)}
+    # the one that was killed may not have brought a part yet
+    assert {name.partition("/")[2] for name in told["tickets"]} | {str(victim)} == {
+        *(str(victim), str(left), str(more.pid))
+    }
     losses = trainer.losses()
     assert len(losses) == 60
     assert losses[-1] < losses[0] - 0.5
