@@ -12,7 +12,7 @@ it. Two rules, both with the reader's own clock, so that no two machines' clocks
 What is slow for a good reason is told from that: from the start to the first step (compilation), in a save and in the
 validation, a rank is judged by its silence only, and five times as patiently, as a library that it loads or calls may
 keep Python's lock and with it the thread (`long`). While it waits for a disk (state D) it is not stuck either. While
-one rank is in such a phase, and for 4 s after it, nobody is. A reader that was itself asleep (a suspended laptop, a
+one rank is in such a phase, and for 4 s after it, nobody is; its end is told by a beat at once. A reader that was itself asleep (a suspended laptop, a
 frozen container) judges no one by the time that it missed.
 
 Who sees it says so once, writes `ended.json` in the run's folder, kills the process where it is on its own host, and
@@ -159,6 +159,7 @@ class Heart:
         self._longest = 0.0
         self._steps = 0
         self._stopped = threading.Event()
+        self._wake = threading.Event()  # a beat is due before its time
         self._thread: threading.Thread | None = None
         self._judge: Judge | None = None
         if store is not None and size > 1 and limit_s:
@@ -176,7 +177,12 @@ class Heart:
         if self._steps and self._doing[1] == "step":
             self._longest = max(self._longest, now - self._doing[2])
         self._steps += 1
-        self._doing = (step, "step", now, max(self.limit_s, SLACK * self._longest))
+        patient, self._doing = (
+            not self._doing[3],
+            (step, "step", now, max(self.limit_s, SLACK * self._longest)),
+        )
+        if patient:
+            self._wake.set()
 
     @contextlib.contextmanager
     def long(self, name: str) -> Iterator[None]:
@@ -186,6 +192,7 @@ class Heart:
         self._doing = (step, name, begin, 0.0)
         yield  # when it fails, what it was doing stays
         self._doing = (step, doing, since + time.monotonic() - begin, allowed_s)
+        self._wake.set()  # whoever stops now is not to be waited for as if it were still at that
 
     def rest(self, name: str) -> None:
         """From here on everything may take long."""
@@ -193,13 +200,14 @@ class Heart:
 
     def stop(self) -> None:
         """No more beats, and nobody is watched: all ranks are at the end."""
-        self._stopped.set()
+        self.quiet()
         if self._thread:
             self._thread.join(self.limit_s)
 
     def quiet(self) -> None:
         """No more beats, without waiting for the thread."""
         self._stopped.set()
+        self._wake.set()
 
     def last_words(self, why: str) -> None:
         """This rank ends for a reason of its own: the others need not find out by its silence."""
@@ -231,7 +239,7 @@ class Heart:
         judge = self._judge = Judge(self.limit_s, self._home, alive=alive, everyone=first)
         watched = [str(rank) for rank in range(self.size)] if first else ["0"]
         unreachable_since: float | None = None
-        while not self._stopped.wait(self.limit_s / BEATS):
+        while not self._pause():
             try:
                 self._beat()
                 if self._store.check(["lost"]):
@@ -257,6 +265,12 @@ class Heart:
                 lost = replace(lost, step=max(lost.step, self._doing[0]))
                 self._give_up(lost, tell=self._tell(lost))
                 return
+
+    def _pause(self) -> bool:
+        """Wait until the next beat is due. Returns whether it is the end."""
+        self._wake.wait(self.limit_s / BEATS)
+        self._wake.clear()
+        return self._stopped.is_set()
 
     def _beat(self) -> None:
         self._number += 1

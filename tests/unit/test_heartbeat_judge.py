@@ -1,14 +1,17 @@
 """Who is lost, told from beats alone: silence, a loop that stands still, and what is neither."""
 
 import dataclasses
+import json
 import re
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.heartbeat import BEATS, Beat, Judge, Lost
+from jobs.heartbeat import BEATS, Beat, Heart, Judge, Lost
 
 LIMIT = 4.0
 PERIOD = LIMIT / BEATS
@@ -142,3 +145,32 @@ def test_a_judge_that_was_asleep_blames_nobody_for_it(gaps: list[float]) -> None
     for number, gap in enumerate(gaps):
         assert judge.look({rank: beat(number, rank) for rank in range(3)}) is None
         clock[0] += gap
+
+
+class Store(dict[str, str]):
+    """The ranks' store, for one process."""
+
+    def set(self, key: str, value: str) -> None:
+        self[key] = value
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self for key in keys)
+
+    def multi_get(self, keys: list[str]) -> list[str]:
+        return [self[key] for key in keys]
+
+
+def test_the_end_of_what_may_take_long_is_told_at_once(tmp_path: Path) -> None:
+    """A rank that is stopped right after a save would else be waited for as if it still saved."""
+    store = Store()
+    _, heart = (Heart(rank, 2, limit_s=600, store=store, folder=tmp_path) for rank in (1, 0))
+    heart.watch()  # its next beat is due in a minute
+    heart.step(1)
+    with heart.long("save"):
+        pass
+    for _ in range(1000):
+        if json.loads(store["0"])["allowed_s"]:
+            break
+        time.sleep(0.01)
+    heart.stop()
+    assert json.loads(store["0"])["doing"] == "step"
