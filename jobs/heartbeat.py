@@ -11,9 +11,9 @@ it. Two rules, both with the reader's own clock, so that no two machines' clocks
 
 What is slow for a good reason is told from that: from the start to the first step (compilation), in a save and in the
 validation, a rank is judged by its silence only, and five times as patiently, as a library that it loads or calls may
-keep Python's lock and with it the thread (`long`). While it waits for a disk (state D) it is not stuck either. While
-one rank is in such a phase, and for 4 s after it, nobody is; its end is told by a beat at once. A reader that was itself asleep (a suspended laptop, a
-frozen container) judges no one by the time that it missed.
+keep Python's lock and with it the thread (`long`); the end of such a phase is told by a beat at once. While it waits
+for a disk (state D) it is not stuck either. While one rank is in such a phase, and for 4 s after it, nobody is. A
+reader that was itself asleep (a suspended laptop, a frozen container) judges no one by the time that it missed.
 
 Who sees it says so once, writes `ended.json` in the run's folder, kills the process where it is on its own host, and
 all ranks end with exit code 1: whatever started them starts them again (docs/preemption.md).
