@@ -79,9 +79,8 @@ def test_a_second_run_changes_nothing_and_says_so(site: Machines) -> None:
 def test_slurm_of_the_users_own_shell_is_this_cluster(site: Machines) -> None:
     id = site.ok("sbatch --parsable -N2 --wrap='srun hostname; sleep 600'")
     until("the job", lambda: site.ok(f"squeue -h -j {id} -o '%T %N'") == "RUNNING gpu-[1-2]")
-    until(
-        "its output", lambda: site.on("login", "cat", f"{site.site.workdir}/slurm-{id}.out").count("gpu") == 2
-    )
+    output = f"{site.site.workdir}/slurm-{id}.out"  # made a moment after the job is RUNNING
+    until("its output", lambda: site.on("login", "sh", "-c", f"cat {output} || :").count("gpu") == 2)
     site.ok(f"scancel {id}")
     until("its end", lambda: site.ok(f"sacct -X -n -P -j {id} -o state").startswith("CANCELLED"))
     assert site.ok("srun -N1 -w gpu-2 hostname") == "gpu-2"
