@@ -13,6 +13,7 @@ import pytest
 
 from tests.machines.box import Boxes, Played, boxes
 
+pytestmark = pytest.mark.more
 TESTED = {"real": ["Debian 13", "Debian 12", "SSH with known host keys", "firewall"]}
 
 LISTS = {"name": "common", "tasks_from": "packages"}
