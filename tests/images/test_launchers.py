@@ -49,7 +49,7 @@ def plain(built: dict[str, Target], tmp_path: Path) -> list[float]:
     name = f"slipway-test-plain-{os.getpid()}"
     try:
         docker(
-            *("run", "--init", "--name", name, "--shm-size", "1g", "--network", "none"),
+            *("run", "--init", "--name", name, "--shm-size", "1g"),
             *("--volume", f"{CHECKOUT}:/workspace:ro", "--env", "PYTHONDONTWRITEBYTECODE=1"),
             *(built["stack-cuda13"].where, "/workspace/jobs/ddp.sh", *TRAIN),
         )
