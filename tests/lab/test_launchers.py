@@ -17,6 +17,7 @@ PYTHON = "/opt/stack/current/bin/python"
 TORCHX = ("jobs.torchx", "run", "-s", "slurm", "jobs.job", "--name", "ddp", "--")
 SUBMITIT = ("jobs.launch.ddp_submitit",)
 LAUNCHERS = pytest.mark.parametrize("module", [TORCHX, SUBMITIT], ids=["torchx", "submitit"])
+
 History = list[tuple[int, float]]
 
 
