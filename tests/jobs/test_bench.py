@@ -58,6 +58,7 @@ def test_without_a_gpu_it_is_refused_in_one_line(checkout: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.more
 def test_ranks_are_measured_beside_their_bounds(checkout: Path) -> None:
     found = figures(bench(checkout, "scaling", "--ranks=2", "--json"))
     assert list(found) == [f"{what} on {n} ranks" for n in (1, 2) for what in ("step", "training")]

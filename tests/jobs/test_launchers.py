@@ -276,6 +276,7 @@ def test_submitit_asks_slurm_for_what_the_job_describes(slurm: Path) -> None:
     assert "--kill-on-bad-exit=0" in text and "array" not in text
 
 
+@pytest.mark.more
 def test_submitit_under_slurm_saves_in_the_loop_and_has_slurm_requeue_it(
     slurm: Path, trainer: Trainer, undisturbed: Trainer
 ) -> None:

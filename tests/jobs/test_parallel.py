@@ -165,6 +165,7 @@ def test_four_ranks_compute_what_one_computes(
     compare(world(4).run(train, options, kind), alone[kind], TOLERANCE[kind])
 
 
+@pytest.mark.more
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     options=st.fixed_dictionaries(

@@ -26,14 +26,11 @@ from infra.lab.trial import until as until
 from infra.load import load_cluster
 from infra.paths import CHECKOUT
 from infra.process import output
+from tests.training import STEPS, TRAIN, History, history
 
 NAME = "testkind"
 TEAM = "research"
-STEPS = 60
-TRAIN = (f"--train.steps={STEPS}", "--checkpoint.every=10", "--checkpoint.keep=2")
 LAST = ("test_down.py", "test_both.py")  # the first ends the cluster, the second has another
-
-History = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -128,19 +125,11 @@ def docker(*words: str) -> str:
     return output(["docker", *words])
 
 
-def history(run: job.Run) -> History:
-    return [(line["step"], line["loss"]) for line in run.metrics()]
-
-
 def torchruns(python: str, *options: str) -> str:
     """A script for two plain torchruns that meet on one machine and train `jobs/ddp.yaml` into runs/plain."""
     train = f"-m jobs.train --config jobs/ddp.yaml --run.folder=runs/plain {' '.join(options)}"
     launch = f"{python} -m jobs.torchrun --nnodes=2 --nproc-per-node=1 --master-addr=127.0.0.1"
     return f"{launch} --node-rank=1 {train} & {launch} --node-rank=0 {train}; wait"
-
-
-def at_step(run: job.Run, step: int) -> Callable[[], bool]:
-    return lambda: bool(run.metrics()) and run.metrics()[-1]["step"] >= step
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,8 @@ from infra.lab.compose import Project
 from infra.load import load_cluster
 from infra.paths import CHECKOUT
 from infra.process import output
-from tests.kind.conftest import TRAIN, Trial, history
+from tests.kind.conftest import Trial
+from tests.training import TRAIN, history
 
 TESTED = {"real": ["Kubernetes", "Slurm with accounting", "training on two nodes"]}
 NAME = "testboth"

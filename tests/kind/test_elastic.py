@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kind.conftest import TEAM, Trial, at_step, history, until
+from tests.kind.conftest import TEAM, Trial, until
+from tests.training import at_step, history
 
 TESTED = {"real": ["Kubernetes", "training on two nodes"]}
 

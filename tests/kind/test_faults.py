@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.kind.conftest import STEPS, TEAM, TRAIN, History, Trial, at_step, docker, history, until
+from tests.kind.conftest import TEAM, Trial, docker, until
+from tests.training import STEPS, TRAIN, History, at_step, history
 
 TESTED = {"real": ["Kubernetes", "training on two nodes"]}
 

@@ -7,7 +7,8 @@ import pytest
 
 from infra import images, job
 from infra.paths import CHECKOUT
-from tests.kind.conftest import TRAIN, History, docker, history, torchruns
+from tests.kind.conftest import docker, torchruns
+from tests.training import TRAIN, History, history
 
 pytestmark = pytest.mark.more
 TESTED = {"real": ["training on two nodes", "images and their locks"]}

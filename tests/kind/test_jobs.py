@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from infra.paths import CHECKOUT
-from tests.kind.conftest import TEAM, TRAIN, History, Trial, history, until
+from tests.kind.conftest import TEAM, Trial, until
+from tests.training import TRAIN, History, history
 
 TESTED = {"real": ["Kubernetes", "training on two nodes"]}
 

@@ -14,7 +14,8 @@ from infra.errors import Failure
 from infra.kind import job as jobs
 from infra.paths import CHECKOUT
 from infra.progress import Step
-from tests.kind.conftest import TEAM, TRAIN, History, Trial, docker, history, until
+from tests.kind.conftest import TEAM, Trial, docker, until
+from tests.training import TRAIN, History, history
 
 TESTED = {"real": ["Kubernetes", "training on two nodes"]}
 
@@ -65,6 +66,7 @@ def test_a_pytorchjob_by_torchx_has_the_losses_of_two_plain_processes(
     assert "SUCCEEDED" in torchx(kind, "status", f"pytorchjob://torchx/{TEAM}:{name}")
 
 
+@pytest.mark.more
 def test_torchx_shows_logs_lists_and_cancels_pytorchjobs(kind: Trial) -> None:
     name = submit(kind, "--train.steps=100000")
     handle = f"pytorchjob://torchx/{TEAM}:{name}"

@@ -3,14 +3,16 @@
 import time
 
 from infra.kind import job as jobs
-from tests.kind.conftest import Trial, at_step, until
+from tests.kind.conftest import Trial, until
+from tests.training import TRAIN, at_step
 
 TESTED = {"real": ["Kubernetes"]}
+SHORT = ("--train.steps=20", "--run.validate=64")
 
 
 def test_of_two_jobs_that_do_not_fit_together_one_waits_whole(kind: Trial) -> None:
-    first = kind.apply("first", "--train.steps=40", change=half_and_more)
-    second = kind.apply("second", "--train.steps=40", change=half_and_more)
+    first = kind.apply("first", *SHORT, change=half_and_more)
+    second = kind.apply("second", *SHORT, change=half_and_more)
     until("one to start", lambda: {kind.look(name).state for name in ("first", "second")} >= {"RUNNING"})
     (waiting,) = [run for run in (first, second) if kind.look(run.id).state != "RUNNING"]
     (running,) = [run for run in (first, second) if run.id != waiting.id]
@@ -58,9 +60,9 @@ def test_a_job_of_higher_priority_goes_first_and_the_other_goes_on_after_it(kind
         half_and_more(data)  # type: ignore[arg-type]
         _priority(data, "high")
 
-    lower = kind.apply("lower", "--train.steps=60", "--checkpoint.every=20", change=low)
+    lower = kind.apply("lower", *TRAIN, change=low)
     until("step 20", at_step(lower, 20))
-    higher = kind.apply("higher", "--train.steps=20", change=high)
+    higher = kind.apply("higher", *SHORT, change=high)
     until("the lower one to wait", lambda: kind.waits("lower").startswith("quota: "), timeout_s=120)
     kind.finish(higher)
     kind.finish(lower)
@@ -74,7 +76,7 @@ def test_a_team_borrows_what_another_leaves_idle(kind: Trial) -> None:
     def everything(data: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
         _gpus(data, "8")
 
-    run = kind.apply("borrows", "--train.steps=20", change=everything)
+    run = kind.apply("borrows", *SHORT, change=everything)
     until("the job to be let in", lambda: kind.look("borrows").state == "RUNNING")
     borrowed = kind.ok(
         "kubectl get clusterqueue research -o "

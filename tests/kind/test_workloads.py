@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.kind.conftest import Trial, history
+from tests.kind.conftest import Trial
+from tests.training import history
 
 pytestmark = pytest.mark.more
 TESTED = {"real": ["Kubernetes", "training on two nodes"]}

@@ -18,6 +18,7 @@ from infra.lab.compose import Project
 from infra.lab.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
 from infra.lab.trial import until as until
 from infra.paths import CHECKOUT
+from tests.training import TRAIN, at_step
 
 NAME = "test"
 
@@ -71,6 +72,11 @@ class Lab:
         return run.state
 
 
+def restarts(lab: Lab, run: job.Run) -> int:
+    text = lab.ok(f"scontrol -o show job {run.id}")
+    return int(text.split("Restarts=", 1)[1].split()[0])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """test_down.py ends the cluster, so it comes last."""
     items.sort(key=lambda item: item.path.name == "test_down.py")
@@ -94,6 +100,22 @@ def lab() -> Iterator[Lab]:
     yield Lab(project, file, env, first)
     if not os.environ.get("SLIPWAY_KEEP"):
         subprocess.run(["make", "cluster-down", "PURGE=1"], cwd=CHECKOUT, env=env, check=True)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(lab: Lab) -> job.Run:
+    """TRAIN by sbatch, to its end. Tests look at what it left, and compare others with it."""
+    return lab.finish(lab.submit("jobs/ddp.sbatch", *TRAIN))
+
+
+@pytest.fixture(scope="session")
+def warned(lab: Lab) -> job.Run:
+    """The same, with the warning that Slurm gives before the time is over; Slurm has started it twice."""
+    run = lab.submit("jobs/ddp.sbatch", *TRAIN)
+    until("step 20", at_step(run, 20))
+    lab.ok(f"scancel --signal=USR2 {run.id}")
+    until("the requeue", lambda: restarts(lab, run) == 1)
+    return lab.finish(run)
 
 
 @pytest.fixture(autouse=True)

@@ -3,77 +3,44 @@
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from infra import job
 from infra.errors import Failure
-from tests.lab.conftest import Lab, until
+from tests.lab.conftest import Lab, restarts, until
+from tests.training import TRAIN, at_step, history
 
 TESTED = {"real": ["place lab", "training on two nodes"]}
-
-STEPS = 80
-TRAIN = ["jobs/ddp.sbatch", f"--train.steps={STEPS}", "--checkpoint.every=10", "--checkpoint.keep=2"]
 
 
 def docker(*words: str) -> None:
     subprocess.run(["docker", *words], check=True, capture_output=True)
 
 
-def history(run: job.Run) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in run.metrics()]
-
-
-def step_of(run: job.Run) -> int:
-    steps = run.metrics()
-    return int(steps[-1]["step"]) if steps else 0
-
-
-def at_step(run: job.Run, step: int) -> Callable[[], bool]:
-    return lambda: step_of(run) >= step
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(lab: Lab) -> list[tuple[int, float]]:
-    return history(lab.finish(lab.submit(*TRAIN)))
-
-
-def restarts(lab: Lab, run: job.Run) -> int:
-    text = lab.ok(f"scontrol -o show job {run.id}")
-    return int(text.split("Restarts=", 1)[1].split()[0])
-
-
-def test_a_killed_node_costs_no_step(lab: Lab, uninterrupted: list[tuple[int, float]]) -> None:
-    run = lab.submit(*TRAIN)
+def test_a_killed_node_costs_no_step(lab: Lab, undisturbed: job.Run) -> None:
+    run = lab.submit("jobs/ddp.sbatch", *TRAIN)
     until("step 30", at_step(run, 30))
     docker("kill", lab.project.container("c2"))
     until("Slurm to notice", lambda: "c2" in lab.ok("sinfo -h -N -t down,no_respond -o %N"))
     until("the requeue", lambda: restarts(lab, run) == 1)
     docker("start", lab.project.container("c2"))
     lab.finish(run)
-    assert history(run) == uninterrupted  # bit for bit: JSON keeps every digit of a float
+    assert history(run) == history(undisturbed)
     assert run.summary["restarts"] == 1
     assert run.summary["resumed_from"] >= 20  # checkpoints of every 10th step; step 30 was reached
 
 
-def test_a_warned_job_saves_and_loses_no_step(lab: Lab, uninterrupted: list[tuple[int, float]]) -> None:
-    run = lab.submit(*TRAIN)
-    until("step 20", at_step(run, 20))
-    lab.ok(f"scancel --signal=USR2 {run.id}")
-    until("the requeue", lambda: restarts(lab, run) == 1)
-    lab.finish(run)
-    assert history(run) == uninterrupted
-    told = re.search(r"SIGUSR2: all 2 ranks agreed to stop after step (\d+)", Path(run.output).read_text())
+def test_a_warned_job_saves_and_loses_no_step(undisturbed: job.Run, warned: job.Run) -> None:
+    assert history(warned) == history(undisturbed)
+    told = re.search(r"SIGUSR2: all 2 ranks agreed to stop after step (\d+)", Path(warned.output).read_text())
     assert told
-    assert run.summary["resumed_from"] == int(told[1])  # not one step was computed twice
+    assert warned.summary["resumed_from"] == int(told[1])  # not one step was computed twice
 
 
-def test_daemons_restart_in_the_middle_and_nothing_is_lost(
-    lab: Lab, uninterrupted: list[tuple[int, float]]
-) -> None:
-    run = lab.submit(*TRAIN)
+def test_daemons_restart_in_the_middle_and_nothing_is_lost(lab: Lab, undisturbed: job.Run) -> None:
+    run = lab.submit("jobs/ddp.sbatch", *TRAIN)
     until("step 10", at_step(run, 10))
     docker("restart", lab.project.container("slurmdbd"))
     docker("restart", lab.project.container("slurmctld"))
@@ -82,7 +49,7 @@ def test_daemons_restart_in_the_middle_and_nothing_is_lost(
     during = lab.submit("--output=/dev/null", "--wrap", "true")  # accepted, though slurmdbd may not be back
     lab.finish(run)
     lab.finish(during)
-    assert history(run) == uninterrupted
+    assert history(run) == history(undisturbed)
     assert restarts(lab, run) == 0
     for one in (run, during):
         until("its record", lambda one=one: lab.ok(f"sacct -X -n -P -j {one.id} -o state") == "COMPLETED")  # type: ignore[misc]
@@ -113,9 +80,8 @@ def test_a_node_drained_by_a_person_stays_drained(lab: Lab) -> None:
     lab.on("slurmctld", "scontrol", "update", "nodename=c1", "state=resume")
 
 
-def test_the_run_folder_tells_what_happened(lab: Lab) -> None:
-    run = lab.finish(lab.submit("jobs/ddp.sbatch", "--train.steps=4"))
-    names = {file.name for file in run.folder.iterdir()}
+def test_the_run_folder_tells_what_happened(undisturbed: job.Run) -> None:
+    names = {file.name for file in undisturbed.folder.iterdir()}
     assert {
         "config.yaml",
         "environment.json",
@@ -123,6 +89,6 @@ def test_the_run_folder_tells_what_happened(lab: Lab) -> None:
         "summary.json",
         "report.html",
     } <= names
-    facts = json.loads((run.folder / "environment.json").read_text())
+    facts = json.loads((undisturbed.folder / "environment.json").read_text())
     assert facts["stack"].startswith("cuda13-")
     assert len(facts["git"]["commit"]) == 40

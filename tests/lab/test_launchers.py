@@ -7,22 +7,15 @@ import pytest
 from infra import job
 from infra.paths import CHECKOUT
 from tests.lab.conftest import Lab, until
+from tests.training import STEPS, TRAIN, at_step, history
 
 TESTED = {"real": ["place lab", "training on two nodes", "Slurm with accounting"]}
 
-STEPS = 60
-TRAIN = (f"--train.steps={STEPS}", "--checkpoint.every=20", "--checkpoint.keep=2")
 PYTHON = "/opt/stack/current/bin/python"
 # By which module a person starts it on the login node, and what stands before the program's options.
 TORCHX = ("jobs.torchx", "run", "-s", "slurm", "jobs.job", "--name", "ddp", "--")
 SUBMITIT = ("jobs.launch.ddp_submitit",)
 LAUNCHERS = pytest.mark.parametrize("module", [TORCHX, SUBMITIT], ids=["torchx", "submitit"])
-
-History = list[tuple[int, float]]
-
-
-def history(run: job.Run) -> History:
-    return [(line["step"], line["loss"]) for line in run.metrics()]
 
 
 def login(lab: Lab, *words: str) -> str:
@@ -38,19 +31,14 @@ def submit(lab: Lab, module: tuple[str, ...], *options: str) -> job.Run:
     return job.Run(found[1] or found[2])
 
 
-@pytest.fixture(scope="module")
-def by_sbatch(lab: Lab) -> job.Run:
-    return lab.finish(lab.submit("jobs/ddp.sbatch", *TRAIN))
-
-
 @LAUNCHERS
 def test_the_losses_and_the_ranks_are_those_of_sbatch(
-    lab: Lab, by_sbatch: job.Run, module: tuple[str, ...]
+    lab: Lab, undisturbed: job.Run, module: tuple[str, ...]
 ) -> None:
     run = lab.finish(submit(lab, module, *TRAIN))
     assert len(history(run)) == STEPS
-    assert history(run) == history(by_sbatch)  # bit for bit: JSON keeps every digit of a float
-    assert run.summary["world_size"] == by_sbatch.summary["world_size"] == 2
+    assert history(run) == history(undisturbed)
+    assert run.summary["world_size"] == undisturbed.summary["world_size"] == 2
     assert len(run.summary["hosts"]) == 2
     assert run.summary["gpus_simulated"]  # it asked for GPUs, and was given them
     shown = lab.ok(f"sacct -X -n -P -j {run.id} -o account,state,allocnodes").split("|")
@@ -60,14 +48,14 @@ def test_the_losses_and_the_ranks_are_those_of_sbatch(
 @pytest.mark.more
 @LAUNCHERS
 def test_a_warned_job_saves_is_requeued_and_ends_bit_by_bit_the_same(
-    lab: Lab, by_sbatch: job.Run, module: tuple[str, ...]
+    lab: Lab, undisturbed: job.Run, module: tuple[str, ...]
 ) -> None:
     """What Slurm does a minute before the time is over: USR2 to the tasks of the job."""
     run = submit(lab, module, *TRAIN, "--checkpoint.every=0")
-    until("step 10", lambda: bool(run.metrics()) and run.metrics()[-1]["step"] >= 10)
+    until("step 10", at_step(run, 10))
     lab.ok(f"scancel --signal=USR2 {run.id}")
     lab.finish(run)
-    assert history(run) == history(by_sbatch)
+    assert history(run) == history(undisturbed)
     assert run.summary["restarts"] == 1
     assert run.summary["resumed_from"] >= 10  # no checkpoint but the one that the warning caused
 

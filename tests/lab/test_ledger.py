@@ -3,8 +3,10 @@
 import json
 from typing import Any
 
+from infra import job
 from jobs import accounting
-from tests.lab.conftest import Lab, until
+from tests.lab.conftest import Lab
+from tests.training import STEPS
 
 TESTED = {"real": ["place lab", "Slurm with accounting", "training on two nodes"]}
 
@@ -18,11 +20,11 @@ def ledger(lab: Lab, run: str) -> dict[str, Any]:
     return dict(row)
 
 
-def test_a_job_s_line_has_slurm_s_figures_and_ours(lab: Lab) -> None:
-    run = lab.finish(lab.submit("jobs/ddp.sbatch", "--train.steps=20"))
+def test_a_job_s_line_has_slurm_s_figures_and_ours(lab: Lab, undisturbed: job.Run) -> None:
+    run = undisturbed
     row = ledger(lab, run.id)
     assert (row["job"], row["name"], row["user"], row["state"]) == (run.id, "ddp", lab.user, "COMPLETED")
-    assert (row["nodes"], row["ranks"], row["steps"], row["restarts"]) == (2, 2, 20, 0)
+    assert (row["nodes"], row["ranks"], row["steps"], row["restarts"]) == (2, 2, STEPS, 0)
     assert 0 < row["goodput"] < 1
     assert row["cpu_hours"] > 0
     assert row["gpu_hours"] == 0  # they are simulated, and what is simulated is not billed
@@ -34,38 +36,29 @@ def test_a_job_s_line_has_slurm_s_figures_and_ours(lab: Lab) -> None:
     assert lines[1].split()[:4] == [run.id, "ddp", "2", "COMPLETED"]
 
 
-def test_sacct_writes_what_we_read(lab: Lab) -> None:
+def test_sacct_writes_what_we_read(lab: Lab, undisturbed: job.Run) -> None:
     """tests/unit/sacct-24.11.json was written after Slurm's documentation; this is Slurm."""
-    run = lab.finish(lab.submit("jobs/ddp.sbatch", "--train.steps=2"))
-    answer = json.loads(lab.ok(f"sacct --json --duplicates --jobs={run.id}"))
+    answer = json.loads(lab.ok(f"sacct --json --duplicates --jobs={undisturbed.id}"))
     assert "data_parser/v0.0." in answer["meta"]["plugin"]["data_parser"]
-    (job,) = answer["jobs"]
-    assert {"submission", "start", "end", "elapsed"} <= set(job["time"])
-    assert job["state"]["current"] == ["COMPLETED"]
-    assert {each["type"] for each in job["tres"]["allocated"]} >= {"cpu", "node", "gres"}
-    assert all({"type", "name", "count"} <= set(each) for each in job["tres"]["allocated"])
-    assert "consumed" in job["steps"][0]["statistics"]["energy"]
+    (held,) = answer["jobs"]
+    assert {"submission", "start", "end", "elapsed"} <= set(held["time"])
+    assert held["state"]["current"] == ["COMPLETED"]
+    assert {each["type"] for each in held["tres"]["allocated"]} >= {"cpu", "node", "gres"}
+    assert all({"type", "name", "count"} <= set(each) for each in held["tres"]["allocated"])
+    assert "consumed" in held["steps"][0]["statistics"]["energy"]
     (start,) = accounting.parse(answer)
     assert (start.nodes, start.cpus, start.gpus) == (2, 2, 2)
 
 
-def test_energy_and_time_are_kept_when_slurm_starts_a_job_again(lab: Lab) -> None:
-    run = lab.submit("jobs/ddp.sbatch", "--train.steps=60", "--checkpoint.every=10")
-    record = run.folder / "metrics.jsonl"
-    until(
-        "its first checkpoint",
-        lambda: record.exists() and record.read_text().count("\n") > 15,
-        timeout_s=180,
-    )
-    lab.ok(f"scontrol requeue {run.id}")
-    lab.finish(run)
+def test_energy_and_time_are_kept_when_slurm_starts_a_job_again(lab: Lab, warned: job.Run) -> None:
+    run = warned
     row = ledger(lab, run.id)
-    assert (row["steps"], row["restarts"], row["state"]) == (60, 1, "COMPLETED")
+    assert (row["steps"], row["restarts"], row["state"]) == (STEPS, 1, "COMPLETED")
     assert row["joules"] > 0
     attempts = [json.loads(line) for line in (run.folder / "attempts.jsonl").read_text().splitlines()]
     assert len(attempts) == 2
     held = json.loads(lab.ok(f"sacct --json --duplicates --jobs={run.id}"))["jobs"]
-    assert row["cpu_hours"] * 3600 == sum(2 * job["time"]["elapsed"] for job in held)
+    assert row["cpu_hours"] * 3600 == sum(2 * start["time"]["elapsed"] for start in held)
 
 
 def test_a_run_of_two_nodes_is_run_again_on_one_with_the_same_losses(lab: Lab) -> None:

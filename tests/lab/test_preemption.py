@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from infra import job
-from tests.lab.conftest import Lab, until
-from tests.lab.test_faults import at_step, history, restarts, step_of
+from tests.lab.conftest import Lab, restarts, until
+from tests.training import at_step, history, step_of
 
 pytestmark = pytest.mark.more
 TESTED = {"real": ["place lab", "training on two nodes", "Slurm with accounting"]}
