@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from infra import buildenv, engine
@@ -45,16 +47,17 @@ def make(root: Path, base: str, inputs: str, tag: str, log: Path) -> None:
             ],
             log,
         )
-        _play(
-            [
-                Path(sys.executable).with_name("ansible-playbook"),
-                *("--inventory", f"{container},"),
-                *("--extra-vars", f"@{_variables(container)}"),
-                "image.yml",
-            ],
-            root / "ansible",
-            log,
-        )
+        with _variables(container) as variables:
+            _play(
+                [
+                    Path(sys.executable).with_name("ansible-playbook"),
+                    *("--inventory", f"{container},"),
+                    *("--extra-vars", f"@{variables}"),
+                    "image.yml",
+                ],
+                root / "ansible",
+                log,
+            )
         settings = [f"LABEL {engine.INPUTS}={inputs}", *SETTINGS]
         changes = [word for setting in settings for word in ("--change", setting)]
         logged(["docker", "commit", *changes, container, tag], log)
@@ -73,12 +76,15 @@ def _play(command: list[str | Path], folder: Path, log: Path) -> None:
         raise Failure(f"ansible-playbook: {error}\n  log: {log}") from None
 
 
-def _variables(container: str) -> Path:
-    """Ansible's variables of this build: how to get out of it. A proxy's password may be in them."""
-
+@contextmanager
+def _variables(container: str) -> Iterator[Path]:
+    """Ansible's variables of this build: how to get out of it. A proxy's password may be in them, so they go."""
     file = cache() / "tmp" / f"{container}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     file.touch(mode=0o600)
-    file.write_text(json.dumps({"build_environment": buildenv.variables()}))
-    return file
+    try:
+        file.write_text(json.dumps({"build_environment": buildenv.variables()}))
+        yield file
+    finally:
+        file.unlink()

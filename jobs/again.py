@@ -13,16 +13,17 @@ def ask(folder: Path, *, leave: bool = False) -> None:
     ends. In Kubernetes the exit code asks, of each pod, and so it does where other nodes go on (`leave`).
     Raises Failure when Slurm refuses.
     """
+    job = slurm.job()
     if kubernetes.inside():
         print("to be started again, if the job is still wanted", flush=True)
     elif leave:
         print("the nodes that are left go on", flush=True)
-    elif slurm.running() and slurm.preempted():
+    elif slurm.running(job) and slurm.preempted(job):
         print("preempted: Slurm starts it again", flush=True)
-    elif slurm.running():
+    elif slurm.running(job):
         print("requeued", flush=True)  # before Slurm ends this process for it
         slurm.requeue()
-    elif slurm.requeued():
+    elif slurm.requeued(job):
         print("requeued by somebody else: Slurm starts it again", flush=True)
     else:
         print(f"to go on: start the same command with --run.folder={folder}", flush=True)

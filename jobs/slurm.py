@@ -12,7 +12,10 @@ from jobs.errors import Failure
 instead: Callable[[], None] | None = None
 
 
-def job() -> dict[str, str]:
+Fields = dict[str, str]  # of a job, as `scontrol show job` names them
+
+
+def job() -> Fields:
     """This job's fields as `scontrol show job` has them; empty outside Slurm or without scontrol."""
     number = os.environ.get("SLURM_JOB_ID")
     if not number:
@@ -42,26 +45,26 @@ def times() -> dict[str, float]:
     return found
 
 
-def running() -> bool:
+def running(job: Fields) -> bool:
     """Whether Slurm wants this job to run: False once it was cancelled or its time was over."""
     if instead and "SLURM_JOB_ID" not in os.environ:  # the launcher does without Slurm
         return True
-    return job().get("JobState") == "RUNNING"
+    return job.get("JobState") == "RUNNING"
 
 
-def requeued() -> bool:
+def requeued(job: Fields) -> bool:
     """Whether Slurm has this job in its queue again, so that it ends for that."""
-    return int(job().get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return int(job.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def preempted() -> bool:
+def preempted(job: Fields) -> bool:
     """Whether Slurm takes this job's nodes for another one, and itself queues the job again when it ends.
 
     A job that requeued itself then would stay marked as preempted: Slurm 24.11 starts it once more after its end,
     and the next preemption waits for its time limit. Slurm older than 24.11 takes a job that ends by itself
     for one that is done.
     """
-    if instead or job().get("PreemptTime", "None") in ("None", "N/A"):
+    if instead or job.get("PreemptTime", "None") in ("None", "N/A"):
         return False
     return version() >= (24, 11)
 

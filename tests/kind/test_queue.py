@@ -1,9 +1,12 @@
 """Kubernetes: jobs are admitted whole or not at all; a job of higher priority takes the place of a lower one."""
 
 import time
+from collections.abc import Iterator
+
+import pytest
 
 from infra.kind import job as jobs
-from tests.kind.conftest import Trial, until
+from tests.kind.conftest import TEAM, Trial, until
 from tests.training import TRAIN, at_step
 
 TESTED = {"real": ["Kubernetes"]}
@@ -95,6 +98,43 @@ def test_a_pod_larger_than_any_node_is_refused_at_once_with_the_limit(kind: Tria
             limits["nvidia.com/gpu"] = "9"
 
     assert "nvidia.com/gpu 9, where the largest node has 8" in kind.refused("larger", too_large)
+
+
+@pytest.fixture
+def impatient(kind: Trial) -> Iterator[None]:
+    """Kueue waits 45 s for a job's pods, and not the 10 minutes of k8s/kueue/controller_manager_config.yaml."""
+
+    def patience(said: str, wanted: str) -> None:
+        text = kind.ok("kubectl -n kueue-system get configmap kueue-manager-config -o json")
+        assert f"timeout: {said}" in text
+        where = kind.kind.folder / "patience.json"
+        where.write_text(text.replace(f"timeout: {said}", f"timeout: {wanted}"))
+        kind.ok(f"kubectl replace -f {where}")
+        kind.ok("kubectl -n kueue-system rollout restart deployment")
+        kind.ok("kubectl -n kueue-system rollout status deployment --timeout=180s")
+
+    patience("10m", "45s")
+    yield
+    patience("45s", "10m")
+
+
+@pytest.mark.more
+def test_a_job_whose_pods_never_start_gives_its_share_back(kind: Trial, impatient: None) -> None:
+    def never(data: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
+        half_and_more(data)
+        for replica in data["spec"]["pytorchReplicaSpecs"].values():
+            replica["template"]["spec"]["containers"][0]["image"] = "slipway.local/nothing:here"  # type: ignore[index]
+
+    kind.apply("never", change=never)
+    until("the reason", lambda: "slipway.local/nothing:here" in kind.waits("never"), timeout_s=120)
+    behind = kind.apply("behind", *SHORT, change=half_and_more)
+    until("the other to wait", lambda: kind.waits("behind").startswith("quota: "), timeout_s=60)
+    until("it to have the share", lambda: kind.look("behind").state == "RUNNING", timeout_s=120)
+    workloads = kind.kind.get("workloads.kueue.x-k8s.io", "--namespace", TEAM)
+    (evicted,) = [each for each in workloads if each["metadata"]["ownerReferences"][0]["name"] == "never"]
+    reasons = [each["reason"] for each in evicted["status"]["conditions"] if each["type"] == "Evicted"]
+    assert reasons == ["PodsReadyTimeout"]
+    kind.finish(behind)
 
 
 def _priority(data: dict[str, dict[str, dict[str, str]]], name: str) -> None:

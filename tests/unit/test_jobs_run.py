@@ -220,9 +220,9 @@ def test_a_cancelled_job_is_not_started_again(
 ) -> None:
     script(elsewhere / "bin/scontrol", f"echo JobId=7 JobState={state} Reason=None")
     monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
-    assert not slurm.running()  # no job at all
+    assert not slurm.running(slurm.job())  # no job at all
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert slurm.running() == wanted
+    assert slurm.running(slurm.job()) == wanted
 
 
 @pytest.mark.parametrize(
