@@ -23,9 +23,11 @@ from infra.paths import CHECKOUT, cache
 from infra.process import output
 from infra.progress import Step
 
-FLAGS = ("-trimpath", "-buildvcs=false")
-# Static: built on any host, runs in any image.
-ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+# Debug information is not linked (-s -w), so none is made: an eighth of the compiler's time.
+FLAGS = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
+# Static: built on any host, runs in any image. GOGC: the compiler collects its garbage half as often, which saves
+# another eighth for some hundred MiB.
+ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off", "GOGC": "200"}
 GIB = 5.0  # on the disk of the caches, of which Kubernetes, the largest, fills most
 UPSTREAM = "upstream"  # beside a program's files: folders of its module, such as manifests
 
