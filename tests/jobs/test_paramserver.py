@@ -119,6 +119,7 @@ def test_a_worker_that_is_killed_stops_nobody_and_another_may_come(trainer: Trai
     assert losses[-1] < losses[0] - 0.5
 
 
+@pytest.mark.more
 def test_stale_synchronous_by_torchrun_stays_in_its_bounds_and_can_be_looked_at_again(
     trainer: Trainer,
 ) -> None:

@@ -82,7 +82,9 @@ def during_a_save(trainer: Trainer, process: Any) -> None:
     os.kill(process.pid, signal.SIGUSR2)
 
 
-@pytest.mark.parametrize("warn", [one_rank, all_ranks, the_agent, twice, during_a_save])
+@pytest.mark.parametrize(
+    "warn", [one_rank, all_ranks, the_agent, pytest.param(twice, marks=pytest.mark.more), during_a_save]
+)
 def test_with_a_warning_no_step_is_lost(
     disturbed: Trainer, reference: list[float], warn: Callable[[Trainer, Any], None]
 ) -> None:

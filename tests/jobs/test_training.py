@@ -99,7 +99,7 @@ def test_one_rank_told_to_end_takes_the_others_with_it_after_a_save(trainer: Tra
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("victim", ["worker", "all"])
+@pytest.mark.parametrize("victim", [pytest.param("worker", marks=pytest.mark.more), "all"])
 def test_killed_without_warning_it_resumes_and_ends_bit_by_bit_the_same(
     trainer: Trainer, undisturbed: Trainer, victim: str
 ) -> None:

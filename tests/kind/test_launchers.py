@@ -59,10 +59,13 @@ def test_a_pytorchjob_by_torchx_has_the_losses_of_two_plain_processes(
     kind: Trial, reference: History
 ) -> None:
     name = submit(kind, *TRAIN)
-    run = kind.finish(jobs.run_of(kind.kind, name))
+    run = jobs.run_of(kind.kind, name)
+    until("its first step", run.metrics, timeout_s=180)
+    pods = kind.pods(name)  # the worker's goes when the master is done
+    kind.finish(run)
     assert history(run) == reference  # bit for bit: JSON keeps every digit of a float
     assert run.summary["world_size"] == 2
-    assert len({each["spec"]["nodeName"] for each in kind.pods(name)}) == 2
+    assert len({each["spec"]["nodeName"] for each in pods}) == 2
     assert "SUCCEEDED" in torchx(kind, "status", f"pytorchjob://torchx/{TEAM}:{name}")
 
 
