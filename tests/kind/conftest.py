@@ -120,6 +120,15 @@ class Trial:
     def pods(self, name: str) -> list[dict[str, Any]]:
         return self.kind.get("pods", "--namespace", TEAM, "--selector", f"{facts.JOB_LABEL}={name}")
 
+    def placed(self, name: str) -> list[dict[str, Any]]:
+        """The two pods of a job once each has a node; later the worker's goes when the master is done."""
+        until(
+            "nodes for two pods",
+            lambda: sum("nodeName" in each["spec"] for each in self.pods(name)) == 2,
+            timeout_s=120,
+        )
+        return self.pods(name)
+
 
 def docker(*words: str) -> str:
     return output(["docker", *words])
