@@ -52,7 +52,7 @@ def test_every_machine_was_verified_by_ssh(site: Machines) -> None:
         )
 
 
-def test_a_plan_of_an_unchanged_cluster_has_no_change_every_time(site: Machines) -> None:
+def test_a_plan_of_an_unchanged_cluster_has_no_change(site: Machines) -> None:
     code, report = site.plan()
     assert (code, report["items"], report["unreachable"]) == (0, [], {})
     assert report["before"] == report["after"]

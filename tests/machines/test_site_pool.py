@@ -118,6 +118,7 @@ def test_a_new_node_is_configured_alone_while_jobs_run(site: Machines, signs: No
     until("both to end", lambda: site.ok("squeue -h") == "", timeout_s=60)
     assert site.ok(f"sacct -X -n -P -j {old},{new} -o state").split() == ["COMPLETED", "COMPLETED"]
     assert traces(site, "gpu-3"), "the search for traces finds a node that is there"
+    assert site.plan()[0] == 0
 
 
 def test_a_node_that_goes_is_drained_and_leaves_no_trace(site: Machines, signs: None) -> None:
