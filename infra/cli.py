@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from infra.errors import Failure, Mistake
+from infra.base.errors import Failure, Mistake
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -42,7 +42,7 @@ def check(
 
     Example: python -m infra check clusters/lab.yaml
     """
-    from infra.check import check as checked
+    from infra.model.check import check as checked
 
     found = checked(files)
     _say(found, json, "\n".join(f"{file}: {text}" for file, text in found.items()))
@@ -62,9 +62,9 @@ def render(
 
     Example: python -m infra render clusters/lab.yaml
     """
-    from infra import paths
     from infra import render as rendering
-    from infra.load import load_cluster
+    from infra.base import paths
+    from infra.model.load import load_cluster
 
     found = load_cluster(cluster)
     files = rendering.render(found)
@@ -85,8 +85,8 @@ def show(cluster: ClusterArgument = LAB, json: Json = False) -> None:
 
     Example: python -m infra show clusters/lab.yaml --json
     """
-    from infra import show as showing
-    from infra.load import load_cluster
+    from infra.model import show as showing
+    from infra.model.load import load_cluster
 
     found = load_cluster(cluster)
     if json:
@@ -104,8 +104,8 @@ def schema(
 
     Example: python -m infra schema
     """
-    from infra import paths
-    from infra.schema import schemas
+    from infra.base import paths
+    from infra.model.schema import schemas
 
     folder = output or paths.CHECKOUT / "schemas"
     folder.mkdir(parents=True, exist_ok=True)

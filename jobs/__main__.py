@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{verb}: no such verb. {hint}", file=sys.stderr)
         return 2
     try:
-        code: int = importlib.import_module(f"jobs.{verb}").main(rest)
+        code: int = importlib.import_module(f"jobs.tools.{verb}").main(rest)
     except BrokenPipeError:  # its reader, `head`, had enough
         sys.stderr.close()
         return 1

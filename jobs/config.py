@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jobs import interval, options
-from jobs.options import option
+from jobs.cli import options
+from jobs.cli.options import option
+from jobs.resilience import interval
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Mesh:
-    """How the work is split over the ranks (jobs/mesh.py); sizes multiply to the world size."""
+    """How the work is split over the ranks (jobs/parallel/mesh.py); sizes multiply to the world size."""
 
     form: str = option(
         "ddp",
@@ -98,7 +99,7 @@ class Compute:
 class Checkpoint:
     every: int = option(
         50,
-        "steps between two checkpoints; 0: only when interrupted; auto: what loses least time (jobs/interval.py)",
+        "steps between two checkpoints; 0: only when interrupted; auto: what loses least time (resilience/interval.py)",
         0,
         words={"auto": interval.AUTO},
     )
@@ -109,7 +110,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Guard:
-    """What happens when the loss is no number or jumps (jobs/guard.py); on all ranks the same."""
+    """What happens when the loss is no number or jumps (jobs/resilience/guard.py); on all ranks the same."""
 
     nonfinite: str = option(
         "stop",
@@ -131,13 +132,15 @@ class Run:
     validate: int = option(1024, "validation sequences that the summary's bits per byte are measured on", 1)
     peer_timeout_s: int = option(60, "seconds until a collective that waits for a peer fails", 1)
     heartbeat_s: float = option(
-        4.0, "seconds of silence until a rank counts as dead; 0: nobody watches (jobs/heartbeat.py)", 0
+        4.0,
+        "seconds of silence until a rank counts as dead; 0: nobody watches (jobs/resilience/heartbeat.py)",
+        0,
     )
-    tensorboard: bool = option(False, "figures of each step for TensorBoard too (jobs/board.py)")
+    tensorboard: bool = option(False, "figures of each step for TensorBoard too (jobs/telemetry/board.py)")
     profile_every: int = option(
         0, "steps between two that are profiled for allreduce_share, on any mesh; 0: DDP's own times", 0
     )
-    samples: bool = option(True, "keep a ledger of sample numbers for each step (jobs/samples.py)")
+    samples: bool = option(True, "keep a ledger of sample numbers for each step (jobs/data/samples.py)")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
     python -m jobs.torchrun --standalone --nproc-per-node=2 -m jobs.train --train.steps=50
 
-`--max-restarts=3` starts the workers again when one of them dies or hangs (jobs/heartbeat.py), `--nnodes=1:2` goes on
-with fewer nodes and grows back; the agent is the one of jobs/elastic.py.
+`--max-restarts=3` starts the workers again when one of them dies or hangs (resilience/heartbeat.py), `--nnodes=1:2`
+goes on with fewer nodes and grows back; the agent is the one of jobs/launch/agent.py.
 
-In Kubernetes every end but success and mistakes has an exit code that asks for another start (jobs/kubernetes.py).
+In Kubernetes every end but success and mistakes has an exit code that asks for another start (cluster/kubernetes.py).
 
 Slurm with cgroups sends SIGUSR2 to the task that srun started and to none of its children. That task is
 torchrun, which starts each worker in a session of its own and forwards only signals that it also dies of. So
@@ -24,7 +24,7 @@ import threading
 import time
 from pathlib import Path
 
-from jobs import kubernetes
+from jobs.cluster import kubernetes
 
 
 def main(arguments: list[str]) -> int:
@@ -38,9 +38,9 @@ def main(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from jobs import elastic
+    from jobs.launch import agent
 
-    elastic.install()
+    agent.install()
     if ":" in run.parse_args(arguments).nnodes:
         os.environ["SLIPWAY_ELASTIC"] = "1"  # an interrupted worker leaves the job to the other nodes
     try:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.errors import Failure, Mistake, told
+from jobs.cli.errors import Failure, Mistake, told
 
 REGISTERED = Path(__file__).parent / "launch" / "registered"
 

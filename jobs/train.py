@@ -23,37 +23,29 @@ from typing import Any
 
 import numpy as np
 
-from jobs import (
-    again,
-    data,
-    heartbeat,
-    kubernetes,
-    metrics,
-    ngrams,
-    restart,
-    runfolder,
-    samples,
-    signals,
-    slurm,
-)
 from jobs import config as configuration
+from jobs.cli.errors import Failure, Mistake
+from jobs.cluster import kubernetes, slurm
 from jobs.config import Config
-from jobs.errors import Failure, Mistake
-from jobs.guard import Act, Guard
-from jobs.guard import signs as guard_signs
-from jobs.interval import Interval
-from jobs.mesh import Mesh
-from jobs.phases import Phases, before_worker
-from jobs.watch import Watch
+from jobs.data import ngrams, samples, shards
+from jobs.parallel.mesh import Mesh
+from jobs.resilience import again, heartbeat, signals
+from jobs.resilience.guard import Act, Guard
+from jobs.resilience.guard import signs as guard_signs
+from jobs.resilience.interval import Interval
+from jobs.telemetry import folder as runfolder
+from jobs.telemetry import metrics, restart
+from jobs.telemetry.phases import Phases, before_worker
+from jobs.telemetry.watch import Watch
 
 
 def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     """Whether the run reached its last step; False when a warning ended it before."""
     import torch
 
-    from jobs import optim
-    from jobs import ranks as everyone
-    from jobs.checkpoint import Checkpoints
+    from jobs.model import optim
+    from jobs.parallel import ranks as everyone
+    from jobs.resilience.checkpoint import Checkpoints
     from jobs.trainable import Trainable
 
     phases.mark("import")
@@ -86,14 +78,14 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     where = Path(config.data.folder)
     for turn in (ranks.first, ranks.local_rank == 0):
         if turn:
-            prepared = data.prepare(
+            prepared = shards.prepare(
                 where, shard_bytes=config.data.shard_bytes, validation=config.data.validation
             )
         ranks.wait()
     corpus = where / ranks.told(prepared.name if ranks.first else None)
-    data.check(corpus, part=ranks.local_rank, parts=ranks.local_size)
-    training = data.Split(corpus, "train", config.model.context)
-    order = data.Order(len(training), config.train.seed)
+    shards.check(corpus, part=ranks.local_rank, parts=ranks.local_size)
+    training = shards.Split(corpus, "train", config.model.context)
+    order = shards.Order(len(training), config.train.seed)
     phases.mark("data")
 
     # -- model, optimiser, and where an earlier start of this run left them --------------------------------
@@ -255,7 +247,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
             took = f"saved in {time.perf_counter() - wait:.1f} s" if saved else "NOT saved"
             say(f"{name}: all {ranks.size} ranks agreed to stop after step {step}; {took}")
         else:
-            from jobs import report
+            from jobs.tools import report
 
             report.write(folder)
             say(_verdict(summary, folder))
@@ -304,7 +296,7 @@ def _tell_start(
         gpus_simulated=ranks.simulated,
         world_size=ranks.size,
         data=corpus.name,
-        data_sha256=data.checksums(corpus),
+        data_sha256=shards.checksums(corpus),
         diff=runfolder.keep_diff(folder / "code.diff"),
     )
     runfolder.write_json(folder / "environment.json", found)
@@ -363,7 +355,7 @@ def _stopped(step: int, why: str, folder: Path, finish: Callable[[], bool]) -> s
 
 
 def _validate(
-    config: Config, corpus: Path, training: data.Split, trained: Any, ranks: Any
+    config: Config, corpus: Path, training: shards.Split, trained: Any, ranks: Any
 ) -> dict[str, float]:
     """Bits per byte on held-out files, of the model and of counting, on the same windows. On all ranks.
 
@@ -373,7 +365,7 @@ def _validate(
     import torch
 
     mesh, batch = trained.mesh, config.train.batch
-    held_out = data.Split(corpus, "validation", config.model.context)
+    held_out = shards.Split(corpus, "validation", config.model.context)
     batches = max(1, min(config.run.validate, len(held_out)) // batch)
     numbers = [
         index * len(held_out) // (batches * batch) for index in range(batches * batch)

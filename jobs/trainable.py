@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from jobs import model as gpt
-from jobs import optim, parallel, precision
 from jobs.config import Config
-from jobs.mesh import Mesh
-from jobs.ranks import Ranks
+from jobs.model import gpt, optim, precision
+from jobs.parallel import spread
+from jobs.parallel.mesh import Mesh
+from jobs.parallel.ranks import Ranks
 
 
 class Trainable:
@@ -30,22 +30,22 @@ class Trainable:
         precision.use(config.compute.precision)
         self.mesh, self.ranks, self.accumulate = mesh, ranks, config.compute.accumulate
         self.model = gpt.GPT(config.model)
-        layout = parallel.Layout(mesh, ranks)
+        layout = spread.Layout(mesh, ranks)
         self._mine: Tensor | None = None  # positions of a sequence, where ranks split it
         if mesh.context > 1:
-            from jobs import context
+            from jobs.parallel import context
 
             at = mesh.coordinates(ranks.rank)["context"]
             self._mine = context.positions(config.model.context, at, mesh.context).to(ranks.device)
         self._pipeline: Any = None
         if mesh.pipeline > 1:
-            from jobs import pipeline
+            from jobs.parallel import pipeline
 
             parts = pipeline.split(self.model, config.model, layout)
             self._pipeline = pipeline.Pipeline(parts, layout, config.compute)
             self._stages = layout.devices["pipeline"].get_group()
         else:
-            self._module: Any = parallel.apply(self.model, layout, config.compute)
+            self._module: Any = spread.apply(self.model, layout, config.compute)
         self.optimizer = optim.make(self.model, config.train, config.compute.fused)
         self.scaler = precision.Scaler(config.compute.precision == "fp16")
         self._norm = torch.zeros(())

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from infra.machine import Machine
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.model.machine import Machine
 
 GOLDEN = CHECKOUT / "tests" / "golden"
 

@@ -8,12 +8,12 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from infra.hardware import Profile
-from infra.load import load_cluster, load_profile, profile_names
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.model.hardware import Profile
+from infra.model.load import load_cluster, load_profile, profile_names
+from infra.model.stacks import choose, read_stacks
 from infra.render import render
 from infra.render import write as write_files
-from infra.stacks import choose, read_stacks
 from tests.checkout import GOLDEN, checkout
 
 # System users, hosts of services, and words of Slurm's own.

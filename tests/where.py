@@ -11,7 +11,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 
 PAGE = CHECKOUT / "docs/what-is-tested-where.md"
 COMMAND = ".venv/bin/python -m tests.where"

@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from infra import job
+from infra.base.errors import Failure
+from infra.base.process import output
 from infra.bench.figure import Figure, Result
+from infra.bench.trial import until
 from infra.bench.world import World
-from infra.errors import Failure
-from infra.lab.trial import until
-from infra.process import output
+from infra.proof import run as job
 
 COLD_GOAL_S, WARM_GOAL_S, SECOND_GOAL_S, KILL_GOAL_S = 300, 45, 5, 60
 ABOVE_IMPORT_S = 3  # what a job may take beside one `import torch`
@@ -20,7 +20,7 @@ REPEATS = 3
 SCRIPT = "jobs/ddp.sbatch"
 STEP = re.compile(
     r"^  (\w+) .*?(\d+(?:\.\d+)?) s$", re.MULTILINE
-)  # infra/progress.py and infra/bootstrap print these
+)  # infra/base/progress.py and infra/bootstrap print these
 
 
 @dataclass(frozen=True)

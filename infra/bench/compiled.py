@@ -2,11 +2,11 @@
 
 import shutil
 
-from infra import programs
+from infra.base.errors import Failure
+from infra.base.paths import cache
+from infra.base.progress import step
 from infra.bench.figure import Figure, Result
-from infra.errors import Failure
-from infra.paths import cache
-from infra.progress import step
+from infra.images import programs
 
 GOAL_S = 1800  # all of them, on two cores
 NAMES = ("kubernetes", "kueue", "training-operator", "local-path-provisioner", "coredns", "kwok", "kind")

@@ -16,17 +16,17 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from infra import programs
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT
+from infra.base.progress import Step
 from infra.bench.render import tree
-from infra.cluster import Cluster
-from infra.errors import Failure
-from infra.kind.cluster import Kind
-from infra.kind.facts import ready
-from infra.kind.job import DEFAULT
-from infra.lab.trial import until
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
-from infra.progress import Step
+from infra.bench.trial import until
+from infra.images import programs
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
+from infra.places.kind.cluster import Kind
+from infra.places.kind.facts import ready
+from infra.places.kind.job import DEFAULT
 from infra.render.kubernetes import nodes as rendered
 from infra.render.kubernetes import queues, teams
 from infra.render.kubernetes.quotas import capacity, resources

@@ -1,9 +1,9 @@
-"""What a measurement says: figures (jobs/figure.py), phases, method."""
+"""What a measurement says: figures (jobs/bench/figure.py), phases, method."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jobs.figure import Figure, shown
+from jobs.bench.figure import Figure, shown
 
 __all__ = ["Figure", "Result", "phases_line", "shown"]
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT
 from infra.bench.figure import Figure, Result
 from infra.bench.render import NODES, tree
-from infra.errors import Failure
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
+from infra.model.load import load_cluster
 from infra.render import render, write
 
 FEW = 10  # nodes of the inventory that shows what Ansible costs by itself

@@ -12,20 +12,22 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from infra import engine, image_kube, images, job, programs, stackfolder
+from infra.base.errors import Failure
+from infra.base.process import output
+from infra.base.progress import Step
 from infra.bench.cluster import ABOVE_IMPORT_S, REPEATS, SECOND_GOAL_S, Start, between, split, steps
 from infra.bench.figure import Figure, Result, phases_line
+from infra.bench.trial import until
 from infra.bench.watch import PODS, WORKLOADS, Event, watching
 from infra.bench.world import KIND, World
-from infra.errors import Failure
-from infra.kind import job as jobs
-from infra.kind.cluster import Kind
-from infra.kind.done import Done
-from infra.kind.facts import JOB_LABEL, name
-from infra.kind.up import PROGRAMS
-from infra.lab.trial import until
-from infra.process import output
-from infra.progress import Step
+from infra.host import engine
+from infra.images import kube, programs, stackfolder, targets
+from infra.places.kind import job as jobs
+from infra.places.kind.cluster import Kind
+from infra.places.kind.done import Done
+from infra.places.kind.facts import JOB_LABEL, name
+from infra.places.kind.up import PROGRAMS
+from infra.proof import run as job
 
 READY_GOAL_S, STEP_GOAL_S, DISK_GOAL_GB = 75, 120, 25
 CONTAINER = "slipway-bench-import"
@@ -98,9 +100,9 @@ def run_job(world: World) -> Result:
 def disk(world: World) -> Result:
     """What the node image, three nodes, and all that they are made from take."""
     kind = world.kind_up()
-    found = images.targets()
+    found = targets.targets()
     image = engine.size(found["kind-node"].where)
-    parts = engine.size(found["base"].where) + sum(_program(each) for each in image_kube.PROGRAMS)
+    parts = engine.size(found["base"].where) + sum(_program(each) for each in kube.PROGRAMS)
     nodes = sum(_node(container.name) for container in kind.containers())
     stack = stackfolder.size(Path(found[world.stack].where))
     compiled = sum(_program(each) for each in PROGRAMS)
@@ -123,7 +125,7 @@ def _built(world: World) -> Kind:
     """The cluster, up or not; everything that it is made from is there."""
     here = Step(KIND, None)
     programs.ensure_all(PROGRAMS, here)
-    images.ensure(["kind-node", world.stack], here)
+    targets.ensure(["kind-node", world.stack], here)
     return world.kind
 
 
@@ -256,7 +258,7 @@ def _attempt(run: job.Run, number: int) -> dict[str, Any]:
 
 def _import_torch(world: World) -> float:
     """Seconds of `import torch` with the cores that a pod of the job has, without Kubernetes."""
-    found = images.targets()
+    found = targets.targets()
     stack = Path(found[world.stack].where)
     code = "import time; begin = time.perf_counter(); import torch; print(time.perf_counter() - begin)"
     engine.remove_container(CONTAINER)

@@ -13,16 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra import images, paths
+from infra.base import paths
+from infra.base.errors import Failure
+from infra.base.progress import Step
 from infra.bench import world as worlds
 from infra.bench.cluster import STEP, steps
 from infra.bench.figure import Figure, Result
 from infra.bench.world import MANY, SITE, World
-from infra.cluster import Cluster
-from infra.errors import Failure
-from infra.load import load_cluster
-from infra.machine import read_machine
-from infra.progress import Step
+from infra.images import targets
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
+from infra.model.machine import read_machine
 
 UP_GOAL_S, SECOND_GOAL_S, ADD_GOAL_S = 300, 60, 40
 REPEATS = 3
@@ -118,7 +119,7 @@ def grow(world: World) -> Result:
 
 def growth(counts: Sequence[int] = COUNTS) -> Result:
     """What one machine, and what all of them, cost Ansible when there are few and many in the inventory."""
-    from infra.site.up import tools
+    from infra.places.site.up import tools
 
     made: dict[int, float] = {}
     one: dict[int, float] = {}
@@ -238,13 +239,13 @@ def _many(count: int) -> Cluster:
 
 def _make(count: int) -> tuple[float, Cluster]:
     """Have Pulumi make them, and write what Ansible needs; the seconds are Pulumi's."""
-    from infra.lab import secrets
+    from infra.places import secrets
+    from infra.places.site import ssh, up
+    from infra.places.site.site import Site
     from infra.render import render, write
-    from infra.site import ssh, up
-    from infra.site.site import Site
 
     cluster = _many(count)
-    images.ensure(up.wanted(cluster), Step("images", None))
+    targets.ensure(up.wanted(cluster), Step("images", None))
     folder = paths.build(cluster.name)
     write(render(cluster), folder)
     secrets.ensure(cluster.name)
@@ -255,9 +256,9 @@ def _make(count: int) -> tuple[float, Cluster]:
 
 def _look(cluster: Cluster, machines: list[str]) -> tuple[float, int]:
     """Seconds of a dry run on `machines`, and how many tasks it had. Raises Failure when it could not tell."""
-    from infra.site.play import play
-    from infra.site.site import Site
-    from infra.site.up import variables
+    from infra.places.site.play import play
+    from infra.places.site.site import Site
+    from infra.places.site.up import variables
 
     here = Site(cluster)
     seconds, played = _typed(lambda: play(here, check=True, limit=machines, variables=variables(here)))

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
+from infra.base.errors import Mistake
 from infra.bench.figure import Result, phases_line, shown
-from infra.errors import Mistake
-from infra.machine import Machine
+from infra.model.machine import Machine
 
 TABLE = ("<!-- figures -->", "<!-- end of figures -->")
 METHODS = ("<!-- methods -->", "<!-- end of methods -->")

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from infra.base.paths import CHECKOUT
 from infra.bench.figure import Figure, Result
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
+from infra.model.load import load_cluster
 from infra.render import render, write
 
 NODES = 10_000

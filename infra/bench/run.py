@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from infra.base.errors import Failure
+from infra.base.progress import Step, console, step
 from infra.bench import cluster, compiled, inventory, kubernetes, machines, measured, render, scale, stack
 from infra.bench.figure import Result
 from infra.bench.world import World, world
-from infra.errors import Failure
-from infra.machine import read_machine
-from infra.progress import Step, console, step
+from infra.model.machine import read_machine
 
 HERE: dict[str, Callable[..., Result]] = {  # in this checkout and process
     "render": render.measure,

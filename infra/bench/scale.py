@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from infra.base.errors import Failure
+from infra.base.progress import Step
 from infra.bench import fake
 from infra.bench.figure import Figure, Result
+from infra.bench.trial import until
 from infra.bench.watch import PODS, WORKLOADS, Event, watching
 from infra.bench.world import World
-from infra.errors import Failure
-from infra.kind.cluster import Kind
-from infra.kind.facts import JOB_LABEL
-from infra.lab.trial import until
-from infra.progress import Step
+from infra.places.kind.cluster import Kind
+from infra.places.kind.facts import JOB_LABEL
 
 SIZES = ((100, 50), (1000, 500))  # nodes and jobs: each job takes two nodes, so that all of them are taken
 EVERY_S = 5  # between two looks at memory; the kubelet itself looks every 10 s

@@ -4,9 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from infra import engine
 from infra.bench.figure import Figure, Result
 from infra.bench.world import World
+from infra.host import engine
 
 RANKS = 2
 CONTAINER = "slipway-bench-stack"
@@ -30,7 +30,7 @@ def allreduce(world: World) -> Result:
     return _run(
         world,
         "allreduce",
-        "jobs/collectives.py: bus bandwidth as nccl-tests defines it, medians of 5 times the mean of 5 calls; TCP:"
+        "jobs/collectives: bus bandwidth as nccl-tests defines it, medians of 5 times the mean of 5 calls; TCP:"
         " plain sockets between the same processes, the rate of one direction while both are busy",
     )
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from infra.kind.cluster import Kind, kubectl
+from infra.places.kind.cluster import Kind, kubectl
 
 WORKLOADS = "/apis/kueue.x-k8s.io/v1beta1/namespaces/{}/workloads"
 PODS = "/api/v1/namespaces/{}/pods"

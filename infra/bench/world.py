@@ -17,15 +17,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import engine, images, paths
-from infra.errors import Failure
-from infra.kind.cluster import LABEL, Kind
-from infra.lab import down, trial
-from infra.lab.compose import Project
-from infra.load import load_cluster
-from infra.machine import read_machine
-from infra.process import output
-from infra.progress import Step
+from infra.base import paths
+from infra.base.errors import Failure
+from infra.base.process import output
+from infra.base.progress import Step
+from infra.bench import trial
+from infra.host import engine
+from infra.images import targets
+from infra.model.load import load_cluster
+from infra.model.machine import read_machine
+from infra.places.kind.cluster import LABEL, Kind
+from infra.places.lab import down
+from infra.places.lab.compose import Project
 
 NAME = "bench"
 SITE, MANY = "bench-site", "bench-many"  # clusters of machines; the second belongs to the checkout itself
@@ -147,7 +150,7 @@ def world(*, fresh: bool) -> Iterator[World]:
         (FOLDER / "bench.log").unlink(missing_ok=True)
         stack = _stack()
         if not fresh:
-            images.ensure(["node", stack], Step("images", None))
+            targets.ensure(["node", stack], Step("images", None))
         try:
             yield _make(stack, fresh)
         finally:

@@ -1,7 +1,7 @@
 """The verbs of a running cluster: up, plan, down, status, logs, shell, env, verify, copy, rotate-secrets.
 
-A lab is containers of this machine: Slurm's by Compose (infra/lab), Kubernetes' by kind (infra/kind), side by side
-where a cluster file names both. Everything else is machines (infra/site).
+A lab is containers of this machine: Slurm's by Compose (places/lab), Kubernetes' by kind (places/kind), side by side
+where a cluster file names both. Everything else is machines (places/site).
 """
 
 from pathlib import Path
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.errors import Failure, Mistake
+from infra.base.errors import Failure, Mistake
 
 if TYPE_CHECKING:
-    from infra.cluster import Cluster
-    from infra.kind.cluster import Kind
+    from infra.model.cluster import Cluster
+    from infra.places.kind.cluster import Kind
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -35,8 +35,8 @@ def up(
 
     Example: python -m infra up clusters/lab.yaml --job ""
     """
-    from infra.load import load_cluster
-    from infra.paths import CHECKOUT
+    from infra.base.paths import CHECKOUT
+    from infra.model.load import load_cluster
 
     if job and not (CHECKOUT / job).is_file():
         raise Mistake(f"JOB={job}: no such file in the checkout; JOB= runs none")
@@ -44,22 +44,22 @@ def up(
     if found.place == "lab":
         slurm, kubernetes = _jobs(found, job)
         if "slurm" in found.schedulers:
-            from infra.lab.up import up as lab_up
+            from infra.places.lab.up import up as lab_up
 
             lab_up(found, slurm)
         if "kubernetes" in found.schedulers:
-            from infra.kind.up import up as kind_up
+            from infra.places.kind.up import up as kind_up
 
             kind_up(found, kubernetes)
     else:
-        from infra.site.up import up as site_up
+        from infra.places.site.up import up as site_up
 
         site_up(found, job, requeue=requeue)
 
 
 def _jobs(cluster: "Cluster", job: str) -> tuple[str, str]:
     """The job that proves Slurm, and the one that proves Kubernetes; '' for none. Raises Mistake."""
-    from infra.kind.job import DEFAULT
+    from infra.places.kind.job import DEFAULT
 
     if job == JOB or not job:
         return job, DEFAULT if job else ""
@@ -84,18 +84,18 @@ def down(
     """
     found = _machines(cluster)
     if found:
-        from infra.site.down import down as site_down
+        from infra.places.site.down import down as site_down
 
         site_down(found, purge=purge)
         return
     kind, slurm = _lab(cluster)
     if kind:
-        from infra.kind.down import down as kind_down
+        from infra.places.kind.down import down as kind_down
 
         kind_down(kind, purge=purge)
     if not slurm:
         return
-    from infra.lab.down import down as bring_down
+    from infra.places.lab.down import down as bring_down
 
     bring_down(cluster, purge=purge)
 
@@ -110,7 +110,7 @@ def status(
     """
     found = _machines(cluster)
     if found:
-        from infra.site.look import status as site_status
+        from infra.places.site.look import status as site_status
 
         well = site_status(found, as_json=as_json)
     else:
@@ -123,8 +123,8 @@ def _lab_status(cluster: Path, *, as_json: bool) -> bool:
     """Of Slurm's containers, kind's, or both; as JSON both are one object by scheduler."""
     import json
 
-    from infra.kind import look
-    from infra.lab import status as lab
+    from infra.places.kind import look
+    from infra.places.lab import status as lab
 
     kind, slurm = _lab(cluster)
     if not kind:
@@ -153,17 +153,17 @@ def logs(
     """
     found = _machines(cluster)
     if found:
-        from infra.site import look
+        from infra.places.site import look
 
         look.logs(found, node, follow=follow)
         return
     kind, slurm = _lab(cluster)
     if kind and (not slurm or _is_kinds(kind, node)):
-        from infra.kind import look as kinds
+        from infra.places.kind import look as kinds
 
         kinds.logs(kind, node, follow=follow)
         return
-    from infra.lab.look import logs as show_logs
+    from infra.places.lab.look import logs as show_logs
 
     show_logs(cluster, node, follow=follow)
 
@@ -176,16 +176,16 @@ def shell(cluster: File = LAB, node: Node = "") -> None:
     """
     found = _machines(cluster)
     if found:
-        from infra.site import look
+        from infra.places.site import look
 
         look.shell(found, node)
         return
     kind, slurm = _lab(cluster)
     if kind and (not slurm or _is_kinds(kind, node)):
-        from infra.kind import look as kinds
+        from infra.places.kind import look as kinds
 
         kinds.shell(kind, node)
-    from infra.lab.look import shell as open_shell
+    from infra.places.lab.look import shell as open_shell
 
     open_shell(cluster, node)
 
@@ -198,18 +198,18 @@ def env(cluster: File = LAB) -> None:
     """
     found = _machines(cluster)
     if found:
-        from infra.site import look
+        from infra.places.site import look
 
         look.env(found)
         return
     kind, slurm = _lab(cluster)
     if kind:
-        from infra.kind import look as kinds
+        from infra.places.kind import look as kinds
 
         kinds.env(kind)
     if not slurm:
         return
-    from infra.lab.look import env as print_env
+    from infra.places.lab.look import env as print_env
 
     print_env(cluster)
 
@@ -222,20 +222,20 @@ def verify(cluster: File = LAB) -> None:
     """
     found = _machines(cluster)
     if found:
-        from infra import verify as checks
-        from infra.progress import step
+        from infra.base.progress import step
+        from infra.proof import verify as checks
 
         with step("verify") as this:
             checks.run(found, this)
         return
     kind, slurm = _lab(cluster)
     if slurm:
-        from infra.lab.look import verify as check
+        from infra.places.lab.look import verify as check
 
         check(cluster)
     if kind:
-        from infra.kind.verify import verify as kind_verify
-        from infra.progress import step
+        from infra.base.progress import step
+        from infra.places.kind.verify import verify as kind_verify
 
         kind.require_up()
         with step("verify") as this:
@@ -250,7 +250,7 @@ def rotate_secrets(cluster: File = LAB) -> None:
     """
     found = _machines(cluster)
     if found:
-        from infra.site.rotate import rotate as site_rotate
+        from infra.places.site.rotate import rotate as site_rotate
 
         site_rotate(found)
         return
@@ -258,7 +258,7 @@ def rotate_secrets(cluster: File = LAB) -> None:
         raise Mistake(
             f"{cluster}: Kubernetes' keys are made with the cluster: run make cluster-down, then cluster-up"
         )
-    from infra.lab.rotate import rotate
+    from infra.places.lab.rotate import rotate
 
     rotate(cluster)
 
@@ -275,7 +275,7 @@ def plan(
     found = _machines(cluster)
     if not found:
         raise Mistake(f"{cluster}: a lab has no plan, its containers are made anew; see: make status")
-    from infra.site.plan import plan as site_plan
+    from infra.places.site.plan import plan as site_plan
 
     try:
         code = site_plan(found, as_json=as_json)
@@ -294,8 +294,8 @@ def copy(cluster: File) -> None:
     found = _machines(cluster)
     if not found:
         raise Mistake(f"{cluster}: a lab sees this checkout itself, there is nothing to copy")
-    from infra.site import copy as copying
-    from infra.site.site import Site
+    from infra.places.site import copy as copying
+    from infra.places.site.site import Site
 
     copying.push(Site(found))
 
@@ -309,8 +309,8 @@ def results(
 
     Example: python -m infra results ddp
     """
-    from infra.kind import job as jobs
-    from infra.prove import shown
+    from infra.places.kind import job as jobs
+    from infra.proof.prove import shown
 
     kind = _kind(cluster)
     kind.require_up()
@@ -330,7 +330,7 @@ def kubeconfig(
 
     Example: python -m infra kubeconfig clusters/kind.yaml --undo
     """
-    from infra.kind import config
+    from infra.places.kind import config
 
     kind = _kind(cluster)
     if undo:
@@ -348,11 +348,12 @@ def manifests(cluster: File = Path("clusters/kind.yaml")) -> None:
 
     Example: python -m infra manifests clusters/mine.yaml
     """
-    from infra import paths, programs
     from infra import render as rendering
-    from infra.kind import deploy
-    from infra.load import load_cluster
-    from infra.progress import step
+    from infra.base import paths
+    from infra.base.progress import step
+    from infra.images import programs
+    from infra.model.load import load_cluster
+    from infra.places.kind import deploy
 
     found = load_cluster(cluster)
     if "kubernetes" not in found.schedulers:
@@ -367,8 +368,8 @@ def manifests(cluster: File = Path("clusters/kind.yaml")) -> None:
 
 def _lab(path: Path) -> "tuple[Kind | None, bool]":
     """The kind cluster of a lab's file, None when it has no Kubernetes; and whether it has Slurm."""
-    from infra.kind.cluster import Kind
-    from infra.load import load_cluster
+    from infra.model.load import load_cluster
+    from infra.places.kind.cluster import Kind
 
     found = load_cluster(path)
     return (Kind(found) if "kubernetes" in found.schedulers else None, "slurm" in found.schedulers)
@@ -389,7 +390,7 @@ def _is_kinds(kind: "Kind", node: str) -> bool:
 
 def _machines(path: Path) -> "Cluster | None":
     """The cluster of file `path` when it is one of machines, None when it is a lab."""
-    from infra.load import load_cluster
+    from infra.model.load import load_cluster
 
     found = load_cluster(path)
     return None if found.place == "lab" else found

@@ -17,8 +17,8 @@ def host(json: Annotated[bool, typer.Option("--json", help="Print what is there 
 
     Example: python -m infra host
     """
-    from infra import host as hosts
-    from infra.progress import Step, step
+    from infra.base.progress import Step, step
+    from infra.host import docker as hosts
 
     if not json:
         with step("host") as this:

@@ -23,8 +23,8 @@ def hostkeys(
     from dataclasses import asdict
     from json import dumps
 
-    from infra.load import load_cluster
-    from infra.provision import given
+    from infra.model.load import load_cluster
+    from infra.provision.metal import given
 
     loaded = load_cluster(cluster)
     found = given.hostkeys(loaded)

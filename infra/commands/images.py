@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from infra.images import Target
-    from infra.imageverify import Verdict
-    from infra.progress import Step
+    from infra.base.progress import Step
+    from infra.images.targets import Target
+    from infra.images.verify import Verdict
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 
@@ -31,9 +31,9 @@ def build(names: Names = None, json: Json = False) -> None:
 
     Example: python -m infra images build node
     """
-    from infra import images
-    from infra.paths import CHECKOUT
-    from infra.progress import console
+    from infra.base.paths import CHECKOUT
+    from infra.base.progress import console
+    from infra.images import targets as images
 
     with _step("images", json) as this:
         built = images.build_all(names or images.DEFAULT, this)
@@ -50,7 +50,7 @@ def where(name: Annotated[str, typer.Argument(help="base, node, a stack, or stac
 
     Example: docker run --rm -it $(python -m infra images where node) bash
     """
-    from infra import images
+    from infra.images import targets as images
 
     typer.echo(images.to_verify([name])[0].where)
 
@@ -61,12 +61,12 @@ def list_images(json: Json = False) -> None:
 
     Example: python -m infra images list
     """
-    from infra import images
+    from infra.images import targets as images
 
     _table([images.describe(target) for target in images.targets().values()], json)
     stale = images.stale()
     if stale and not json:
-        from infra.progress import console
+        from infra.base.progress import console
 
         console.print(f"{len(stale)} of other commits; remove them: python -m infra images prune")
 
@@ -86,8 +86,8 @@ def verify(
     """
     from rich import print_json
 
-    from infra import images
-    from infra.progress import console
+    from infra.base.progress import console
+    from infra.images import targets as images
 
     verdicts = []
     for target in images.to_verify(names or []):
@@ -110,8 +110,8 @@ def verify(
 
 def _verdict(target: "Target", json: bool) -> "Verdict":
     """Verify one target and show what is wrong with it."""
-    from infra import images
-    from infra.progress import console
+    from infra.base.progress import console
+    from infra.images import targets as images
 
     with _step("verify", json) as this:
         this.doing(target.name)
@@ -131,8 +131,8 @@ def prune() -> None:
 
     Example: python -m infra images prune
     """
-    from infra import images
-    from infra.progress import console
+    from infra.base.progress import console
+    from infra.images import targets as images
 
     for tag in images.prune():
         console.print(f"  removed {tag}", markup=False)
@@ -144,8 +144,8 @@ def lock(name: Annotated[str, typer.Argument(help="the stack's folder in images/
 
     Example: python -m infra images lock cuda13
     """
-    from infra import stackfolder
-    from infra.progress import step
+    from infra.base.progress import step
+    from infra.images import stackfolder
 
     with step("lock") as this:
         this.did(stackfolder.relock(name))
@@ -153,7 +153,7 @@ def lock(name: Annotated[str, typer.Argument(help="the stack's folder in images/
 
 def _step(name: str, json: bool) -> AbstractContextManager["Step"]:
     """A line of progress; with --json nothing but JSON may be printed."""
-    from infra.progress import Step, step
+    from infra.base.progress import Step, step
 
     return nullcontext(Step(name, None)) if json else step(name)
 
@@ -161,7 +161,7 @@ def _step(name: str, json: bool) -> AbstractContextManager["Step"]:
 def _table(rows: list[dict[str, object]], json: bool) -> None:
     from rich import print_json
 
-    from infra.progress import console
+    from infra.base.progress import console
 
     if json:
         print_json(data=rows)

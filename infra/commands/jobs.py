@@ -23,8 +23,9 @@ def jobs(
 
     Examples: python -m infra jobs --check; python -m infra jobs ddp --differences
     """
-    from infra import jobdiff, jobfile
-    from infra.paths import CHECKOUT
+    from infra.base.paths import CHECKOUT
+    from infra.model import job as jobfile
+    from infra.render import jobdiff
 
     chosen = [jobfile.load(each) for each in ([name] if name else jobfile.names())]
     if differences:

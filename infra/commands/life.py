@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.errors import Mistake
+from infra.base.errors import Mistake
 
 if TYPE_CHECKING:
-    from infra.cluster import Cluster
+    from infra.model.cluster import Cluster
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -26,7 +26,7 @@ def replace(
 
     Example: python -m infra replace clusters/site.yaml gpu-1 --requeue
     """
-    from infra.site.replace import machine
+    from infra.places.site.replace import machine
 
     machine(_machines(cluster), node, requeue=requeue)
 
@@ -43,13 +43,13 @@ def upgrade(
 
     Example: python -m infra upgrade clusters/site.yaml
     """
-    from infra.site.upgrade import upgrade as run
+    from infra.places.site.upgrade import upgrade as run
 
     run(_machines(cluster), back=back, requeue=requeue)
 
 
 def _machines(path: Path) -> "Cluster":
-    from infra.load import load_cluster
+    from infra.model.load import load_cluster
 
     found = load_cluster(path)
     if found.place == "lab":

@@ -17,9 +17,9 @@ def programs(
 
     Example: python -m infra programs kubernetes kueue
     """
-    from infra import programs
-    from infra.errors import Mistake
-    from infra.progress import step
+    from infra.base.errors import Mistake
+    from infra.base.progress import step
+    from infra.images import programs
 
     for name in names or []:
         if name not in programs.PROGRAMS:

@@ -11,11 +11,12 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from infra import download, programs
-from infra.buildonce import only_one
-from infra.errors import Failure
-from infra.paths import CHECKOUT, cache
-from infra.progress import Step
+from infra.base import download
+from infra.base.errors import Failure
+from infra.base.once import only_one
+from infra.base.paths import CHECKOUT, cache
+from infra.base.progress import Step
+from infra.images import programs
 
 # The SDK in .venv speaks to this version and newer ones of the same major version.
 MINIMUM = (3, 250)

@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import paths
-from infra.cluster import Cluster
+from infra.base import paths
+from infra.model.cluster import Cluster
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 

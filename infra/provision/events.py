@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from infra.provision.difference import Difference, machine_differences
-from infra.provision.shape import MachineSpec
+from infra.model.shape import MachineSpec
+from infra.provision.docker.difference import Difference, machine_differences
 
 Kind = Literal["make", "change", "replace", "remove", "drift"]
 MACHINES = ("Machine", "Instance", "V2Vm", "Host")  # what places call what a person calls a machine
@@ -149,7 +149,7 @@ def differences(step: Any) -> list[Difference]:
     if step.type.endswith("slipway:Machine"):
         return machine_differences(dict(old.outputs or {}), dict(new.inputs or {}))
     if step.type.endswith("slipway:Host"):
-        from infra.provision.metal_resources import server_differences
+        from infra.provision.metal.resources import server_differences
 
         return server_differences(dict(old.outputs or {}), dict(new.inputs or {}))
     keys = step.diffs or list(step.detailed_diff or {}) or step.keys or []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from infra.cluster import Cluster
+from infra.model.cluster import Cluster
 from infra.provision import cloudinit
 from infra.provision.program import Inputs, program
 

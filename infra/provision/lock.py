@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from infra.errors import Failure
+from infra.base.errors import Failure
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from infra.cluster import Cluster
+from infra.model.cluster import Cluster
 from infra.provision.graph import Resource
 
 Rule = Callable[[Cluster, list[Resource]], Iterator[str]]
@@ -25,7 +25,7 @@ def ingress(cluster: Cluster, resources: list[Resource]) -> Iterator[str]:
     """Nothing listens to addresses outside of the cluster, but SSH on the bastion to the named networks."""
     allowed = {(network, 22, 22) for network in cluster.spec.machines.ssh_from}
     if cluster.place == "gcp":
-        from infra.provision.gcp_network import IAP
+        from infra.provision.gcp.network import IAP
 
         allowed.add((IAP, 22, 22))
     for resource in resources:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from infra.cluster import Cluster
-from infra.provision.shape import MachineSpec, machines
+from infra.model.cluster import Cluster
+from infra.model.shape import MachineSpec, machines
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PlaceModule(Protocol):
 
 def place(name: str) -> PlaceModule:
     """The module of a place; imported only now, since each imports its cloud's SDK."""
-    module: Any = importlib.import_module(f"infra.provision.{name}")
+    module: Any = importlib.import_module(f"infra.provision.{name}.place")
     found: PlaceModule = module
     return found
 

@@ -16,15 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra import image_machine, images, paths
-from infra.cluster import Cluster
-from infra.errors import Failure
-from infra.process import output
-from infra.progress import Step
+from infra.base import paths
+from infra.base.errors import Failure
+from infra.base.process import output
+from infra.base.progress import Step
+from infra.images import machine, targets
+from infra.model.cluster import Cluster
+from infra.model.shape import machines
 from infra.provision import cli, lock, plugin
 from infra.provision.events import Change, Report, kind_of
 from infra.provision.program import Inputs, place, program
-from infra.provision.shape import machines
 
 PROJECT = "slipway"
 WAITING = 64  # controllers of metal that are asked side by side: they are slow, not this machine
@@ -73,7 +74,7 @@ class Provisioner:
         self._step = step
         self._check()
         if self.cluster.place == "docker":
-            images.ensure([image_machine.name(self.cluster.spec.machines.image)], step)
+            targets.ensure([machine.name(self.cluster.spec.machines.image)], step)
         with self._locked() as stack:
             unsure = self._forget_unfinished(stack)
             report = self._report(step)
@@ -137,7 +138,7 @@ class Provisioner:
     def _check(self) -> None:
         """What must be known of given hosts before anything starts. Raises Mistake."""
         if self.cluster.place == "metal":
-            from infra.provision import given
+            from infra.provision.metal import given
 
             given.check(self.cluster)
 
@@ -226,7 +227,7 @@ class Provisioner:
             output(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", key])
         image = ""
         if self.cluster.place == "docker":
-            image = images.targets()[image_machine.name(self.cluster.spec.machines.image)].where
+            image = targets.targets()[machine.name(self.cluster.spec.machines.image)].where
         return Inputs(key.with_suffix(".pub").read_text().strip(), image)
 
     # -- running it

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from infra.cluster import Cluster
+    from infra.model.cluster import Cluster
 
 
 def render(cluster: "Cluster") -> dict[str, str]:

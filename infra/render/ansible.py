@@ -6,9 +6,9 @@ Hosts are ranges and facts belong to groups, so that its size grows with the poo
 import re
 from typing import Any
 
-from infra.cluster import Cluster, Pool
-from infra.hardware import Accelerators
-from infra.provision import ports, shape
+from infra.model import ports, shape
+from infra.model.cluster import Cluster, Pool
+from infra.model.hardware import Accelerators
 from infra.render import firewall
 from infra.render.text import origin, yaml
 

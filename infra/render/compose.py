@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from infra.cluster import Cluster, Pool
+from infra.model.cluster import Cluster, Pool
 from infra.render import nodes
 from infra.render.text import fill
 

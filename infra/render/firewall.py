@@ -8,8 +8,8 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from infra.cluster import Cluster
-from infra.provision import ports
+from infra.model import ports
+from infra.model.cluster import Cluster
 
 IAP = "35.235.240.0/20"  # Google's tunnel; cloud.google.com/iap/docs/using-tcp-forwarding
 

@@ -4,9 +4,9 @@ import json
 from functools import cache
 from typing import Any
 
-from infra.cluster import Cluster, Pool
-from infra.hardware import Profile, device_files
-from infra.load import load_profile
+from infra.model.cluster import Cluster, Pool
+from infra.model.hardware import Profile, device_files
+from infra.model.load import load_profile
 from infra.render.text import origin
 
 THIS_HOST = "lab-cpu"  # the profile of a machine such as labs run on: a laptop or a virtual machine
@@ -52,7 +52,7 @@ def facts(cluster: Cluster, pool: Pool) -> dict[str, Any]:
 
 
 def _cost(cluster: Cluster, pool: Pool) -> dict[str, Any]:
-    """What one node draws and costs: jobs read it (jobs/node.py). Of whatever really computes.
+    """What one node draws and costs: jobs read it (jobs/cluster/node.py). Of whatever really computes.
 
     A simulated machine costs nobody anything. What runs in its place is a part of this host, by its cores.
     """

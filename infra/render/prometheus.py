@@ -6,8 +6,8 @@ Prometheus reads the file again when it changes, so that a machine comes and goe
 import json
 from collections.abc import Iterable
 
-from infra.cluster import Cluster
-from infra.hardware import Profile
+from infra.model.cluster import Cluster
+from infra.model.hardware import Profile
 
 PORT = 9100  # of the node exporter, on every machine
 

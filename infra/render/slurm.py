@@ -3,12 +3,12 @@
 import shlex
 from itertools import groupby
 
-from infra.cluster import Cluster, Pool
-from infra.hardware import Accelerators, device_files
-from infra.provision.ports import SRUN_PORTS
+from infra.model.cluster import Cluster, Pool
+from infra.model.hardware import Accelerators, device_files
+from infra.model.ports import SRUN_PORTS
+from infra.model.slurmrelease import newer, release
 from infra.render import topology
 from infra.render.text import columns, fill, minutes, settings
-from infra.slurmrelease import newer, release
 
 # Which variables tell a job its devices; without a flag Slurm sets those of all vendors.
 ENVIRONMENTS = {"nvidia": "nvidia_gpu_env", "amd": "amd_gpu_env", "intel": "oneapi_gpu_env"}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 if TYPE_CHECKING:
-    from infra.cluster import Cluster
+    from infra.model.cluster import Cluster
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("infra"),
+        loader=jinja2.PackageLoader("infra.render"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -23,12 +23,12 @@ def _environment() -> jinja2.Environment:
 
 
 def template(name: str) -> jinja2.Template:
-    """`infra/templates/<name>.j2`."""
+    """`infra/render/templates/<name>.j2`."""
     return _environment().get_template(f"{name}.j2")
 
 
 def fill(name: str, cluster: "Cluster", **values: Any) -> str:
-    """`infra/templates/<name>.j2` with `cluster`, the origin line and `values`."""
+    """`infra/render/templates/<name>.j2` with `cluster`, the origin line and `values`."""
     return template(name).render(
         cluster=cluster, services=cluster.spec.services, rendered=f"# {origin(cluster)}", **values
     )

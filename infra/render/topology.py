@@ -2,8 +2,8 @@
 
 from itertools import islice
 
-from infra import hostlist
-from infra.cluster import Cluster, Pool
+from infra.model import hostlist
+from infra.model.cluster import Cluster, Pool
 from infra.render.text import columns
 
 

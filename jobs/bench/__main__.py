@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jobs import bench as package
 from jobs.bench import compute, faults, gpu, launchers, ranks
-from jobs.errors import Failure, Mistake, told
-from jobs.figure import Figure
+from jobs.bench.figure import Figure
+from jobs.cli.errors import Failure, Mistake, told
 
 ALONE = faults.MEASURES | launchers.MEASURES  # they start what they measure
 TOGETHER = ranks.MEASURES | {"compute": compute.compute}  # of several ranks that are started for them
@@ -53,7 +53,7 @@ def _as_a_rank(name: str) -> list[Figure]:
     """The figures, on rank 0; none on the others."""
     import torch
 
-    from jobs import ranks as everyone
+    from jobs.parallel import ranks as everyone
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

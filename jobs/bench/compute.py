@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs import config
-from jobs.errors import Mistake
-from jobs.figure import Figure
+from jobs.bench.figure import Figure
+from jobs.cli.errors import Mistake
 
 STEPS, WARM = 20, 3
 FIRST = "fp32"
@@ -34,8 +34,9 @@ def compute(ranks: Any) -> list[Figure]:
     """Median time of a step, the loss after the last, and on a GPU the memory that a step takes for a while."""
     import torch
 
-    from jobs import data, optim, precision
-    from jobs.mesh import Mesh
+    from jobs.data import shards as data
+    from jobs.model import optim, precision
+    from jobs.parallel.mesh import Mesh
     from jobs.trainable import Trainable
 
     settings = config.Config()

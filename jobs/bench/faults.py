@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import metrics
-from jobs.errors import Failure
-from jobs.figure import Figure
+from jobs.bench.figure import Figure
+from jobs.cli.errors import Failure
+from jobs.telemetry import metrics
 from jobs.torchrun import children
 
 PATIENCE_S = 300

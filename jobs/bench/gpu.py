@@ -1,9 +1,9 @@
 """One GPU beside its limits: products and memory beside the datasheet, training beside a plain loop, checkpoints.
 
-    GEMM          square matrix products by precision, beside the peak of jobs/flops.py or of the node's profile
+    GEMM          square matrix products by precision, beside the peak of telemetry/flops.py or of the node's profile
     memory        a copy inside the device, bytes read and written, beside the profile's bandwidth
     training      jobs/train.py's step (jobs/trainable.py) of a GPT that fills the card, as model FLOPs utilisation
-                  (jobs/flops.py), and a plain PyTorch loop of the same model, batch and precision in the same run
+                  (telemetry/flops.py), and a plain PyTorch loop of the same model, batch and precision in the same run
     checkpoint    what an asynchronous save keeps the training waiting for, beside the device-to-host copy of the
                   same bytes into pinned memory
 
@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs import flops, node
+from jobs.bench.figure import Figure
+from jobs.cli.errors import Mistake
+from jobs.cluster import node
 from jobs.config import Compute, Config, Model, Train
-from jobs.errors import Mistake
-from jobs.figure import Figure
+from jobs.telemetry import flops
 
 # Bytes per second that a card's memory moves, by the name that the driver gives it; as in hardware/*.yaml.
 MEMORY_GB_PER_S = {"A100-SXM4-40GB": 1555, "A100-SXM4-80GB": 2039, "H100 80GB HBM3": 3350, "H200": 4800}
@@ -62,7 +63,7 @@ def measure(device: str) -> list[Figure]:
     """Every figure of one device. Raises Mistake when there is no GPU."""
     import torch
 
-    from jobs import ranks as everyone
+    from jobs.parallel import ranks as everyone
 
     if device == "cuda" and not torch.cuda.is_available():
         raise Mistake(
@@ -89,7 +90,7 @@ def products(sizes: Sizes, name: str, device: Any) -> list[Figure]:
     """Square matrix products, by precision."""
     import torch
 
-    from jobs import precision
+    from jobs.model import precision
 
     figures = []
     for each in sizes.precisions:
@@ -129,7 +130,7 @@ def training(sizes: Sizes, name: str, here: Any) -> list[Figure]:
     """A step of training on one device, and the plain loop, in turns of a few steps."""
     import torch
 
-    from jobs.mesh import Mesh
+    from jobs.parallel.mesh import Mesh
     from jobs.trainable import Trainable
 
     settings = Config(
@@ -177,7 +178,7 @@ def _plain(sizes: Sizes, device: Any) -> Callable[[Any], None]:
     """The loop that one writes first: the same model and precision, compiled, AdamW fused; no mesh, no wrapper."""
     import torch
 
-    from jobs import model
+    from jobs.model import gpt as model
 
     network = model.GPT(sizes.model).to(device)
     forward = torch.compile(network) if sizes.compile else network
@@ -218,8 +219,8 @@ def checkpoint(sizes: Sizes, here: Any) -> list[Figure]:
     """What a save keeps the training waiting for, beside copies of its tensors into memory of the host."""
     import torch
 
-    from jobs.checkpoint import Checkpoints
-    from jobs.mesh import Mesh
+    from jobs.parallel.mesh import Mesh
+    from jobs.resilience.checkpoint import Checkpoints
     from jobs.trainable import Trainable
 
     gpu = here.device.type == "cuda"

@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs.errors import Failure
-from jobs.figure import Figure
+from jobs.bench.figure import Figure
+from jobs.cli.errors import Failure
 
 ROUNDS = 3
 PATIENCE_S = 120

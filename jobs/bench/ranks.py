@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs.figure import Figure
+from jobs.bench.figure import Figure
 
 
 def ddp(ranks: Any) -> list[Figure]:
@@ -27,20 +27,22 @@ def ddp(ranks: Any) -> list[Figure]:
     import torch
     import torch.distributed as dist
 
-    from jobs import config, model, optim, parallel
+    from jobs import config
+    from jobs.model import gpt, optim
+    from jobs.parallel import spread as parallel
 
     settings = config.Config()
     share = settings.train.batch // ranks.size
     cores = sorted(os.sched_getaffinity(0))
 
     def stepper(batch: int, spread: bool) -> Callable[[], None]:
-        network = model.GPT(settings.model).to(ranks.device)
+        network = gpt.GPT(settings.model).to(ranks.device)
         used = parallel.spread(network, ranks) if spread else network
         optimizer = optim.make(used, settings.train)
         tokens = torch.randint(256, (batch, settings.model.context + 1), device=ranks.device)
 
         def step() -> None:
-            model.loss(used(tokens[:, :-1]), tokens[:, 1:]).backward()
+            gpt.loss(used(tokens[:, :-1]), tokens[:, 1:]).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -48,7 +50,7 @@ def ddp(ranks: Any) -> list[Figure]:
 
     together, apart = stepper(share, spread=True), stepper(share, spread=False)
     whole = stepper(settings.train.batch, spread=False)
-    weights = sum(p.numel() for p in model.GPT(settings.model).parameters())
+    weights = sum(p.numel() for p in gpt.GPT(settings.model).parameters())
     gradient = torch.zeros(weights, device=ranks.device)
 
     def alone() -> None:
@@ -91,17 +93,16 @@ def scaling(ranks: Any) -> list[Figure]:
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    from jobs import config, model, optim
+    from jobs import config
+    from jobs.model import gpt, optim
 
     settings = config.Config()
     sizes = [n for n in (1, 2, 4, 8, 16, 32) if n <= ranks.size]
     groups = {n: dist.new_group(list(range(n))) for n in sizes}
-    gradient = torch.zeros(
-        sum(p.numel() for p in model.GPT(settings.model).parameters()), device=ranks.device
-    )
+    gradient = torch.zeros(sum(p.numel() for p in gpt.GPT(settings.model).parameters()), device=ranks.device)
 
     def stepper(n: int, spread: bool) -> Callable[[], None]:
-        network = model.GPT(settings.model).to(ranks.device)
+        network = gpt.GPT(settings.model).to(ranks.device)
         used: Any = DistributedDataParallel(network, process_group=groups[n]) if spread else network
         optimizer = optim.make(network, settings.train)
         rows = torch.randint(
@@ -109,7 +110,7 @@ def scaling(ranks: Any) -> list[Figure]:
         )
 
         def step() -> None:
-            model.loss(used(rows[:, :-1]), rows[:, 1:]).backward()
+            gpt.loss(used(rows[:, :-1]), rows[:, 1:]).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -138,9 +139,9 @@ def scaling(ranks: Any) -> list[Figure]:
 
 
 def allreduce(ranks: Any) -> list[Figure]:
-    """Bus bandwidth by size, as jobs/collectives.py measures it, beside plain TCP sockets between all ranks."""
-    from jobs import collectives
-    from jobs.sweep import Sweep
+    """Bus bandwidth by size, as jobs/collectives measures it, beside plain TCP sockets between all ranks."""
+    from jobs.collectives import __main__ as collectives
+    from jobs.collectives.sweep import Sweep
 
     if ranks.size < 2:
         raise SystemExit("allreduce: needs two ranks or more; use --ranks=2")
@@ -167,8 +168,8 @@ def checkpoint(ranks: Any) -> list[Figure]:
     import torch
 
     from jobs import config
-    from jobs.checkpoint import Checkpoints
-    from jobs.mesh import Mesh
+    from jobs.parallel.mesh import Mesh
+    from jobs.resilience.checkpoint import Checkpoints
     from jobs.trainable import Trainable
 
     settings = config.Config(model=config.Model(layers=8, heads=8, width=512, context=64))

@@ -3,7 +3,7 @@
 import subprocess
 from collections.abc import Sequence
 
-from jobs.errors import Failure
+from jobs.cli.errors import Failure
 
 
 def output(words: Sequence[str], *, stdin: str | None = None) -> str:

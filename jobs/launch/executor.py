@@ -13,8 +13,8 @@ Each task that submitit starts is one rank; there is no torchrun, so nothing tha
 The warning (USR2, before the time is over or a preemption) goes to every task. submitit's own handler would have
 rank 0 checkpoint, requeue and exit at once, inside the handler, while the others are in the middle of a step: a
 save that needs all ranks would hang. So while the program runs it has a handler that only notes the signal
-(jobs/signals.py); its loop agrees, saves and returns; and then rank 0 gives submitit the signal that it waits
-for. What submitit then requeues has nothing left to save.
+(jobs/resilience/signals.py); its loop agrees, saves and returns; and then rank 0 gives submitit the signal that it
+waits for. What submitit then requeues has nothing left to save.
 """
 
 import argparse
@@ -35,8 +35,8 @@ import submitit
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import Checkpointable, TorchDistributedEnvironment, clean_env, environment_variables
 
-from jobs import slurm
-from jobs.errors import Failure, Mistake, told
+from jobs.cli.errors import Failure, Mistake, told
+from jobs.cluster import slurm
 
 Sweep = Mapping[str, Sequence[str]]
 

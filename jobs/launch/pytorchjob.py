@@ -23,9 +23,9 @@ from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Schedule
 from torchx.schedulers.ids import make_unique
 from torchx.specs import AppDef, AppDryRunInfo, AppState, ReplicaStatus, Role, RoleStatus, macros, runopts
 
-from jobs.components import ARGUMENTS, FOLDER, MANIFEST
-from jobs.errors import Failure, Mistake
+from jobs.cli.errors import Failure, Mistake
 from jobs.launch.command import output
+from jobs.launch.components import ARGUMENTS, FOLDER, MANIFEST
 
 # <name>-<14 random characters>-worker-<n>, the name of a pod and of its service, is one label of DNS: 63 characters.
 NAME = 35

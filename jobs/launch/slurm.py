@@ -21,7 +21,7 @@ from torchx.schedulers import slurm_scheduler as stock
 from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Stream, filter_regex
 from torchx.specs import AppDef, AppDryRunInfo, AppState, ReplicaStatus, Role, RoleStatus, macros, runopts
 
-from jobs.errors import Failure, Mistake
+from jobs.cli.errors import Failure, Mistake
 from jobs.launch.command import output
 
 RANK0 = "TORCHX_RANK0_HOST"

@@ -10,10 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import again, kubernetes, metrics, ngrams, options, runfolder, signals
 from jobs import paramserver as package
-from jobs.errors import Failure, Mistake
+from jobs.cli import options
+from jobs.cli.errors import Failure, Mistake
+from jobs.cluster import kubernetes
+from jobs.data import ngrams
 from jobs.paramserver.config import Config, load
+from jobs.resilience import again, signals
+from jobs.telemetry import folder as runfolder
+from jobs.telemetry import metrics
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +71,7 @@ def _run(config: Config, arguments: Sequence[str], warnings: signals.Warnings) -
     if rank:
         host, _, port = store.get("paramserver").decode().rpartition(":")
         return _work(config, (host, int(port)))
-    from jobs import link
+    from jobs.collectives import link
 
     with socket.create_server(("", 0)) as listener:
         store.set("paramserver", f"{link.address()}:{listener.getsockname()[1]}")
@@ -86,11 +91,11 @@ def _serve(
     """Be the server, from the run folder to the summary."""
     import torch
 
-    from jobs import data
-    from jobs import ranks as everyone
-    from jobs.checkpoint import Checkpoints
-    from jobs.mesh import Mesh
+    from jobs.data import shards as data
+    from jobs.parallel import ranks as everyone
+    from jobs.parallel.mesh import Mesh
     from jobs.paramserver import server, worker
+    from jobs.resilience.checkpoint import Checkpoints
     from jobs.trainable import Trainable
 
     started = time.perf_counter()

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
-from jobs import config, options
-from jobs.options import option
+from jobs import config
+from jobs.cli import options
+from jobs.cli.options import option
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 
-from jobs import metrics, optim, signals
-from jobs.checkpoint import Checkpoints
-from jobs.errors import Failure
+from jobs.cli.errors import Failure
+from jobs.model import optim
 from jobs.paramserver import wire
 from jobs.paramserver.config import Config
 from jobs.paramserver.tickets import Ticket, Tickets
 from jobs.paramserver.worker import flat, numbers, pieces
+from jobs.resilience import signals
+from jobs.resilience.checkpoint import Checkpoints
+from jobs.telemetry import metrics
 from jobs.trainable import Trainable
 
 

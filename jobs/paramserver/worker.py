@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from jobs import data
-from jobs import ranks as everyone
-from jobs.errors import Failure
-from jobs.mesh import Mesh
+from jobs.cli.errors import Failure
+from jobs.data import shards
+from jobs.parallel import ranks as everyone
+from jobs.parallel.mesh import Mesh
 from jobs.paramserver import wire
 from jobs.paramserver.config import Config
 from jobs.trainable import Trainable
@@ -33,10 +33,10 @@ def alone() -> None:
 
 def corpus(config: Config) -> Path:
     """The prepared data, checked."""
-    where = data.prepare(
+    where = shards.prepare(
         Path(config.data.folder), shard_bytes=config.data.shard_bytes, validation=config.data.validation
     )
-    data.check(where)
+    shards.check(where)
     return where
 
 
@@ -47,8 +47,8 @@ def work(config: Config, address: tuple[str, int]) -> None:
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed % 2**64)
     trained = Trainable(config, Mesh.of(config, 1), everyone.start(config.run.peer_timeout_s))
-    split = data.Split(folder, "train", config.model.context)
-    order = data.Order(len(split), config.train.seed)
+    split = shards.Split(folder, "train", config.model.context)
+    order = shards.Order(len(split), config.train.seed)
     try:
         with socket.create_connection(address, timeout=config.run.peer_timeout_s) as server:
             server.settimeout(None)  # a ticket may be long in coming
@@ -62,7 +62,7 @@ def work(config: Config, address: tuple[str, int]) -> None:
 
 
 def _tickets(
-    config: Config, server: socket.socket, trained: Trainable, split: data.Split, order: data.Order
+    config: Config, server: socket.socket, trained: Trainable, split: shards.Split, order: shards.Order
 ) -> None:
     parameters = list(trained.model.parameters())
     device = parameters[0].device

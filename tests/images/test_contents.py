@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from infra import buildenv, engine, image_kube, images, programs, sbom
-from infra.images import Target
-from infra.paths import CHECKOUT
-from infra.progress import Step
+from infra.base.paths import CHECKOUT
+from infra.base.progress import Step
+from infra.host import engine
+from infra.images import buildenv, kube, programs, sbom
+from infra.images import targets as images
+from infra.images.targets import Target
 from infra.render.kubernetes import REGISTRY
 
 TESTED = {"real": ["images and their locks", "Debian 13", "x86_64"]}
@@ -155,7 +157,7 @@ def test_kind_node_has_the_image_of_every_component_and_no_pod_asks_for_another(
     options = ("--privileged", "--mount", "type=volume,target=/var")
     images = {name for name in in_image(built["kind-node"], script, *options).split() if ":" in name}
     named = {name.split("/")[-1].split(":")[0] for name in images if name.startswith(REGISTRY)}
-    assert named == {component.name for component in image_kube.COMPONENTS}
+    assert named == {component.name for component in kube.COMPONENTS}
     files = "/kind/manifests/default-storage.yaml /etc/containerd/config.toml"
     asked = re.findall(r"slipway\.local/[^\"]+|@[A-Z-]+@", in_image(built["kind-node"], f"cat {files}"))
     assert len(asked) == 3 and set(asked) <= images
@@ -171,7 +173,7 @@ def test_layers_of_kind_node_are_not_copied_into_every_node(built: dict[str, Tar
 def test_programs_in_component_images_are_those_that_were_built(built: dict[str, Target]) -> None:
     listed = in_image(built["kind-node"], "sha256sum /kind/layers/*/fs/usr/local/bin/*")
     inside = {Path(line.split()[1]).name: line.split()[0] for line in listed.splitlines()}
-    for component in image_kube.COMPONENTS:
+    for component in kube.COMPONENTS:
         if component.program:
             name, file = component.program
             content = (programs.folder(name) / file).read_bytes()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.images import Target
-from infra.paths import CHECKOUT
-from infra.process import output
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
+from infra.images.targets import Target
 
 TESTED = {"real": ["images and their locks", "training on two nodes"]}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import imageverify, stackfolder
-from infra.images import Target
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.images import stackfolder, verify
+from infra.images.targets import Target
 
 TESTED = {"real": ["images and their locks"]}
 
@@ -53,7 +53,7 @@ def test_a_tampered_folder_is_red_and_the_files_are_named(built: dict[str, Targe
     marker.unlink()
     marker.write_text(other)
 
-    verdict = imageverify.verify_folder("cuda13", copy, built["base"].where)
+    verdict = verify.verify_folder("cuda13", copy, built["base"].where)
 
     assert not verdict.right
     told = "\n".join(verdict.wrong)
@@ -70,7 +70,7 @@ def test_a_rewritten_list_of_files_is_red(built: dict[str, Target], copy: Path) 
     text = record.read_text()
     record.unlink()
     record.write_text(text + "\n")
-    assert any("records" in wrong for wrong in imageverify._marker("cuda13", copy, CHECKOUT))
+    assert any("records" in wrong for wrong in verify._marker("cuda13", copy, CHECKOUT))
 
 
 def test_a_tampered_image_is_red(built: dict[str, Target]) -> None:
@@ -91,7 +91,7 @@ def test_a_tampered_image_is_red(built: dict[str, Target]) -> None:
     try:
         subprocess.run(run, check=True, capture_output=True)
         subprocess.run(["docker", "commit", container, tag], check=True, capture_output=True)
-        verdict = imageverify.verify_image("cuda13", tag)
+        verdict = verify.verify_image("cuda13", tag)
         assert verdict.wrong == ["iniconfig/__init__.py: changed"]
     finally:
         subprocess.run(["docker", "rm", "--force", container], capture_output=True)
@@ -100,8 +100,8 @@ def test_a_tampered_image_is_red(built: dict[str, Target]) -> None:
 
 def test_a_label_that_is_not_its_tags_is_red(built: dict[str, Target]) -> None:
     node = built["node"]
-    assert imageverify.verify_inputs("node", node.where, node.inputs).right
-    assert not imageverify.verify_inputs("node", node.where, "000000000000").right
+    assert verify.verify_inputs("node", node.where, node.inputs).right
+    assert not verify.verify_inputs("node", node.where, "000000000000").right
 
 
 def test_the_stack_is_read_only_and_has_its_bytecode(built: dict[str, Target]) -> None:

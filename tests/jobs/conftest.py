@@ -16,8 +16,11 @@ from unittest.mock import patch
 
 import pytest
 
-from jobs import config, data, metrics, signals, train
-from jobs.phases import Phases
+from jobs import config, train
+from jobs.data import shards as data
+from jobs.resilience import signals
+from jobs.telemetry import metrics
+from jobs.telemetry.phases import Phases
 from jobs.torchrun import children
 from tests.jobs.world import Worlds, helpers
 

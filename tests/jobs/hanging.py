@@ -8,17 +8,18 @@ import sys
 import time
 from typing import Any
 
-from jobs import data, train
-from jobs.checkpoint import Checkpoints
+from jobs import train
+from jobs.data import shards
+from jobs.resilience.checkpoint import Checkpoints
 
 SLOW_S = 6.0  # heartbeat_s is 4
 HANGS_AT = 130  # the step
 
-windows, save = data.Split.windows, Checkpoints.save
+windows, save = shards.Split.windows, Checkpoints.save
 done = {"steps": 0, "saves": 0}
 
 
-def slow_windows(split: data.Split, indices: Any) -> Any:
+def slow_windows(split: shards.Split, indices: Any) -> Any:
     done["steps"] += 1
     if done["steps"] == 1:
         time.sleep(SLOW_S)  # as a first step that compiles
@@ -36,7 +37,7 @@ def slow_save(checkpoints: Checkpoints, *arguments: Any) -> None:
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        vars_of: Any = data.Split
+        vars_of: Any = shards.Split
         vars_of.windows = slow_windows
         vars_of = Checkpoints
         vars_of.save = slow_save

@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import signals, slurm
+from jobs.cluster import slurm
+from jobs.resilience import signals
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import interval, metrics
-from jobs.errors import Failure
+from jobs.cli.errors import Failure
+from jobs.resilience import interval
+from jobs.telemetry import metrics
 from tests.jobs.conftest import CHECKOUT, Trainer
 
 TESTED = {"real": ["training on one node"]}

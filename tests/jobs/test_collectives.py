@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from jobs import collectives, link, sweep
-from jobs.collectives import Case
-from jobs.errors import Failure, Mistake
-from jobs.ranks import Ranks
-from jobs.sweep import OPERATIONS, Sweep
+from jobs.cli.errors import Failure, Mistake
+from jobs.collectives import __main__ as collectives
+from jobs.collectives import link, sweep
+from jobs.collectives.__main__ import Case
+from jobs.collectives.sweep import OPERATIONS, Sweep
+from jobs.parallel.ranks import Ranks
 from tests.jobs.conftest import CHECKOUT
 from tests.jobs.world import World
 
@@ -224,7 +225,7 @@ def test_a_size_must_have_an_element_for_each_rank() -> None:
 
 
 def test_the_shipped_configuration_is_valid_and_checked_without_torch() -> None:
-    program = "import sys; from jobs import options, sweep; "
+    program = "import sys; from jobs.cli import options; from jobs.collectives import sweep; "
     program += "sys.exit(options.check(sweep.Config, sweep.load, sys.argv[1:]))"
     words = (sys.executable, "-c", program.replace("sys.exit", "assert 'torch' not in sys.modules; sys.exit"))
     good = subprocess.run(

@@ -10,7 +10,8 @@ import statistics
 import time
 from typing import Any
 
-from jobs import metrics, samples
+from jobs.data import samples
+from jobs.telemetry import metrics
 from tests.jobs.conftest import Trainer
 
 TESTED = {"real": ["training on one node"]}

@@ -19,8 +19,8 @@ def bad_gradient(ranks: Any, policy: str, victim: int) -> list[Any]:
     import torch
 
     from jobs import config
-    from jobs.guard import Act, Guard, signs
-    from jobs.mesh import Mesh
+    from jobs.parallel.mesh import Mesh
+    from jobs.resilience.guard import Act, Guard, signs
     from jobs.trainable import Trainable
 
     options = [
@@ -89,8 +89,9 @@ def test_the_program_records_what_was_skipped(
     """jobs/train.py itself on one rank: the loss of its second step is NaN."""
     import torch
 
-    from jobs import metrics, samples
-    from jobs.errors import Mistake
+    from jobs.cli.errors import Mistake
+    from jobs.data import samples
+    from jobs.telemetry import metrics
     from jobs.trainable import Trainable
 
     real, calls = Trainable.step_loss, [0]

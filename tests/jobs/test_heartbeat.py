@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from jobs import metrics, samples
+from jobs.data import samples
+from jobs.telemetry import metrics
 from tests.jobs.conftest import Trainer
 from tests.jobs.hanging import HANGS_AT
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from jobs import metrics, torchx
-from jobs.errors import Mistake
+from jobs import torchx
+from jobs.cli.errors import Mistake
 from jobs.launch import ddp_submitit, executor
+from jobs.telemetry import metrics
 from jobs.torchrun import children
 from tests.jobs.conftest import CHECKOUT, LEFT_OVER, TINY, Trainer, clean
 

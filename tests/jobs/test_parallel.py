@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from jobs import config
-from jobs.checkpoint import Checkpoints
-from jobs.errors import Mistake
-from jobs.mesh import Mesh
-from jobs.model import GPT
-from jobs.ranks import Ranks
+from jobs.cli.errors import Mistake
+from jobs.model.gpt import GPT
+from jobs.parallel.mesh import Mesh
+from jobs.parallel.ranks import Ranks
+from jobs.resilience.checkpoint import Checkpoints
 from jobs.trainable import Trainable
 from tests.jobs.world import World
 

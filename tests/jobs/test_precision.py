@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from jobs import config, float8, precision, preflight
-from jobs.errors import Mistake
-from jobs.mesh import VOCABULARY, Mesh
-from jobs.ranks import Ranks
+from jobs import config
+from jobs.cli.errors import Mistake
+from jobs.model import float8, precision
+from jobs.parallel.mesh import VOCABULARY, Mesh
+from jobs.parallel.ranks import Ranks
+from jobs.tools import preflight
 from tests.jobs.test_parallel import TOLERANCE, alone, compare, load, make, named, rows_of, train
 from tests.jobs.world import World
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from jobs import config
-from jobs.mesh import Mesh
-from jobs.ranks import Ranks
-from jobs.record import Record
+from jobs.parallel.mesh import Mesh
+from jobs.parallel.ranks import Ranks
+from jobs.tools.record import Record
 from jobs.trainable import Trainable
 from tests.jobs.conftest import CHECKOUT, TINY, Trainer, clean
 from tests.jobs.world import World
@@ -81,7 +81,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 
 def change(folder: Path, before: str, after: str) -> None:
-    path = folder / "jobs/model.py"
+    path = folder / "jobs/model/gpt.py"
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))

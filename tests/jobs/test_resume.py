@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs import samples
+from jobs.data import samples
 from tests.jobs.world import World
 
 TESTED = {"real": ["training on one node"]}
@@ -32,17 +32,19 @@ def train(ranks: Any, run: Path, corpus: Path) -> list[float]:
     """Go on from the newest checkpoint to the last step, saving one at step SAVED. Returns the losses."""
     import torch
 
-    from jobs import config, data, optim
-    from jobs.checkpoint import Checkpoints
-    from jobs.mesh import Mesh
+    from jobs import config
+    from jobs.data import shards
+    from jobs.model import optim
+    from jobs.parallel.mesh import Mesh
+    from jobs.resilience.checkpoint import Checkpoints
     from jobs.trainable import Trainable
 
     settings = config.load(OPTIONS)
     torch.manual_seed(settings.train.seed)
     trained = Trainable(settings, Mesh.of(settings, ranks.size), ranks)
     (folder,) = corpus.iterdir()
-    training = data.Split(folder, "train", settings.model.context)
-    order = data.Order(len(training), settings.train.seed)
+    training = shards.Split(folder, "train", settings.model.context)
+    order = shards.Order(len(training), settings.train.seed)
     facts = {"samples": len(training), "seed": settings.train.seed, "batch": settings.train.batch}
     saves = Checkpoints(run / "checkpoints", keep=1, facts=settings.trajectory(), ranks=ranks, say=print)
     step = saves.load(trained)

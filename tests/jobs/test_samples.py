@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import data, samples
-from jobs.errors import Failure
+from jobs.cli.errors import Failure
+from jobs.data import samples, shards
 
 TESTED = {"real": ["training on one node"]}
 
@@ -17,7 +17,7 @@ ORDER = {"samples": 50, "seed": 3, "batch": 12}
 def train(run: Path, begin: int, end: int, ranks: int) -> None:
     """Steps begin + 1 to end on so many ranks, as train.py writes them."""
     samples.drop(run / "samples", begin)
-    order = data.Order(ORDER["samples"], ORDER["seed"])
+    order = shards.Order(ORDER["samples"], ORDER["seed"])
     ledgers = [samples.Ledger(run / "samples", rank, ranks, ORDER) for rank in range(ranks)]
     for step in range(begin, end):
         for rank, ledger in enumerate(ledgers):

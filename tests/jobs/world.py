@@ -115,7 +115,7 @@ def _rank(rank: int, size: int, file: Path, pipe: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    from jobs.ranks import Ranks
+    from jobs.parallel.ranks import Ranks
 
     torch.set_num_threads(1)
     timeout = timedelta(seconds=TIMEOUT_S)

@@ -16,16 +16,17 @@ from urllib.parse import quote
 import pytest
 from ruamel.yaml import YAML
 
-from infra import images, job
-from infra.kind import facts
-from infra.kind import job as jobs
-from infra.kind.cluster import Kind
-from infra.lab import trial
-from infra.lab.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
-from infra.lab.trial import until as until
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
-from infra.process import output
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
+from infra.bench import trial
+from infra.bench.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
+from infra.bench.trial import until as until
+from infra.images import targets
+from infra.model.load import load_cluster
+from infra.places.kind import facts
+from infra.places.kind import job as jobs
+from infra.places.kind.cluster import Kind
+from infra.proof import run as job
 from tests.training import STEPS, TRAIN, History, history
 
 NAME = "testkind"
@@ -180,7 +181,7 @@ def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> History:
     """The losses of the same job without any scheduler: two plain torchruns, which meet in one container."""
     folder = tmp_path_factory.mktemp("reference")
-    tags = images.current(["base", "cuda13"])
+    tags = targets.current(["base", "cuda13"])
     assert tags, "cluster-up has built them"
     stack = Path(tags["cuda13"])
     docker(

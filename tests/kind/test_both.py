@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra import job
-from infra.kind.cluster import Kind
-from infra.lab import trial
-from infra.lab.compose import Project
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
-from infra.process import output
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
+from infra.bench import trial
+from infra.model.load import load_cluster
+from infra.places.kind.cluster import Kind
+from infra.places.lab.compose import Project
+from infra.proof import run
 from tests.kind.conftest import Trial
 from tests.training import TRAIN, history
 
@@ -39,7 +39,7 @@ def both() -> Iterator[Trial]:
 def test_the_same_job_beside_itself_under_slurm_and_kubernetes(both: Trial) -> None:
     id = both.ok(f"sbatch --parsable jobs/ddp.sbatch {' '.join(TRAIN)}").split(";")[0]
     pods = both.apply("beside", *TRAIN)
-    nodes = job.follow(Project(NAME), job.Run(id), timeout_s=900)
+    nodes = run.follow(Project(NAME), run.Run(id), timeout_s=900)
     both.finish(pods, timeout_s=900)
     assert history(nodes) == history(pods)  # bit for bit: JSON keeps every digit of a float
     assert len(history(nodes)) == nodes.summary["steps"]

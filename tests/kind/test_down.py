@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.paths import CHECKOUT
-from infra.process import output
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
 from tests.kind import leaks
 from tests.kind.conftest import Trial, docker
 

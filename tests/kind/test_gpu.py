@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from infra.paths import CHECKOUT
-from infra.process import output
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
 from tests.checkout import small_cluster
 from tests.kind.conftest import TEAM, Trial
 

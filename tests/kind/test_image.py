@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import images, job
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.images import targets
+from infra.proof import run
 from tests.kind.conftest import docker, torchruns
 from tests.training import TRAIN, History, history
 
@@ -15,7 +16,7 @@ TESTED = {"real": ["training on two nodes", "images and their locks"]}
 
 
 def test_the_stacks_image_gives_the_losses_of_the_mounted_stack(reference: History, tmp_path: Path) -> None:
-    tags = images.current(["stack-cuda13"])
+    tags = targets.current(["stack-cuda13"])
     assert tags, "tests/run-kind builds it"
     docker(
         *("run", "--rm", "--init", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g"),
@@ -24,4 +25,4 @@ def test_the_stacks_image_gives_the_losses_of_the_mounted_stack(reference: Histo
         *("--workdir", "/workspace", "--entrypoint", "bash"),
         *(tags["stack-cuda13"], "-c", torchruns("/opt/stack/current/bin/python", *TRAIN)),
     )
-    assert history(job.Run("plain", runs=tmp_path)) == reference
+    assert history(run.Run("plain", runs=tmp_path)) == reference

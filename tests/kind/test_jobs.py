@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 from tests.kind.conftest import TEAM, Trial, until
 from tests.training import TRAIN, History, history
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from infra import golang, images
-from infra.errors import Failure
-from infra.kind import job as jobs
-from infra.paths import CHECKOUT
-from infra.progress import Step
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT
+from infra.base.progress import Step
+from infra.images import golang, targets
+from infra.places.kind import job as jobs
 from tests.kind.conftest import TEAM, Trial, docker, until
 from tests.training import TRAIN, History, history
 
@@ -25,7 +25,7 @@ OPERATOR_IS_NOT_DEPLOYED = ("v2.2.0", "v2.3.0")  # the API server knows its obje
 
 def torchx(kind: Trial, *words: str) -> str:
     """What `python -m jobs.torchx` prints, with the stack's Python, in a container beside this cluster."""
-    tags = images.current(["base", "cuda13"])
+    tags = targets.current(["base", "cuda13"])
     assert tags, "cluster-up has built them"
     stack = Path(tags["cuda13"])
     kubectl = (kind.kind.folder / "kubectl").resolve().parent  # a link into the cache

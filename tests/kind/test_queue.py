@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.kind import job as jobs
+from infra.places.kind import job as jobs
 from tests.kind.conftest import TEAM, Trial, until
 from tests.training import TRAIN, at_step
 
@@ -49,7 +49,7 @@ def _gpus(data: dict[str, dict[str, dict[str, dict[str, object]]]], each: str) -
 
 
 def jobs_waiting(kind: Trial) -> list[dict[str, str]]:
-    from infra.kind.facts import waiting_workloads
+    from infra.places.kind.facts import waiting_workloads
 
     return waiting_workloads(jobs.world(kind.kind))
 

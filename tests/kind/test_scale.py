@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from infra.base.progress import Step
 from infra.bench import fake, scale
 from infra.bench.watch import PODS, WORKLOADS, Event, watching
-from infra.progress import Step
 from tests.kind.conftest import Trial, until
 
 TESTED = {"real": ["Kubernetes"]}

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
-from infra.kind.done import Done
-from infra.paths import CHECKOUT
-from jobs.record import Record
+from infra.base.paths import CHECKOUT
+from infra.places.kind.done import Done
+from jobs.tools.record import Record
 from tests.kind.conftest import INTERRUPTIBLE, TEAM, Trial, docker, until
 
 TESTED = {

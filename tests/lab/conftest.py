@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from infra import job
-from infra.lab import trial
-from infra.lab.compose import Project
-from infra.lab.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
-from infra.lab.trial import until as until
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.bench import trial
+from infra.bench.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
+from infra.bench.trial import until as until
+from infra.places.lab.compose import Project
+from infra.proof import run as job
 from tests.training import TRAIN, at_step
 
 NAME = "test"

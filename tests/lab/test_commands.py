@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 from tests.lab.conftest import Lab, until
 
 TESTED = {"real": ["place lab"]}

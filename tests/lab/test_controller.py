@@ -4,9 +4,9 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from infra import images
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.images import targets
+from infra.model.load import load_cluster
 from tests import strategies
 from tests.lab.conftest import Lab
 
@@ -17,7 +17,7 @@ COUNT = 12  # random clusters; the same ones every time
 
 def controllers(folder: Path) -> "subprocess.CompletedProcess[str]":
     """tests/lab/controllers.sh on every cluster rendered below `folder`."""
-    tags = images.current(["node"])
+    tags = targets.current(["node"])
     assert tags, "the lab of this test is up, so its image is there"
     script = CHECKOUT / "tests" / "lab" / "controllers.sh"
     mounts = ["--volume", f"{folder / 'build'}:/clusters:ro", "--volume", f"{script}:/controllers.sh:ro"]

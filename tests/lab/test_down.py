@@ -5,9 +5,9 @@ import signal
 import subprocess
 from pathlib import Path
 
-from infra.lab import secrets
-from infra.paths import CHECKOUT
-from infra.process import output
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
+from infra.places import secrets
 from tests.lab.conftest import INTERRUPTIBLE, Lab, until
 
 TESTED = {"real": ["place lab"]}

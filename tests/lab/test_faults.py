@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import job
-from infra.errors import Failure
+from infra.base.errors import Failure
+from infra.proof import run as job
 from tests.lab.conftest import Lab, restarts, until
 from tests.training import TRAIN, at_step, history
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from infra import job
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.proof import run as job
 from tests.lab.conftest import Lab, until
 from tests.training import STEPS, TRAIN, at_step, history
 

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from infra import job
-from jobs import accounting
+from infra.proof import run as job
+from jobs.cluster import accounting
 from tests.lab.conftest import Lab
 from tests.training import STEPS
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from infra import job
+from infra.proof import run as job
 from tests.lab.conftest import Lab, restarts, until
 from tests.training import at_step, history, step_of
 
@@ -97,7 +97,7 @@ def test_with_a_warning_no_step_is_lost(
 
 def next_attempt(run: job.Run, stopped: int) -> dict[str, Any]:
     """The line of the start that went on from this step."""
-    from jobs import metrics
+    from jobs.telemetry import metrics
 
     path = run.folder / "attempts.jsonl"
 
@@ -132,5 +132,5 @@ def test_it_ends_as_if_nothing_had_happened(
     assert history(disturbed.run) == uninterrupted
     assert disturbed.run.summary["restarts"] == len(disturbed.stopped) + 1
     assert "none lost, none repeated" in lab.ok(
-        f"srun --chdir=$PWD /opt/stack/current/bin/python -m jobs.samples {disturbed.run.folder}"
+        f"srun --chdir=$PWD /opt/stack/current/bin/python -m jobs.data.samples {disturbed.run.folder}"
     )

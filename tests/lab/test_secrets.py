@@ -3,9 +3,9 @@
 import stat
 import subprocess
 
-from infra.lab import secrets
-from infra.paths import CHECKOUT
-from infra.process import output
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
+from infra.places import secrets
 from tests.lab.conftest import Lab, until
 
 TESTED = {"real": ["place lab", "secrets"]}

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from infra.errors import Failure
-from infra.paths import CHECKOUT
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT
 from tests.lab.conftest import Lab, until
 
 TESTED = {"real": ["place lab", "Slurm with accounting"], "stand-in": ["NVIDIA GPU"]}
@@ -96,7 +96,7 @@ def test_a_higher_qos_preempts_and_the_job_comes_back(lab: Lab) -> None:
     assert lab.ok(f"scontrol -o show job {low.id}").count("Restarts=1") == 1
     assert warned.exists(), "the preempted job was not sent its signal"
     warned.unlink()
-    # It ended by itself, with success, and Slurm queued it again: jobs/slurm.py counts on that.
+    # It ended by itself, with success, and Slurm queued it again: jobs/cluster/slurm.py counts on that.
     until("its record", lambda: "PREEMPTED" in lab.ok(f"sacct -D -X -n -P -j {low.id} -o state").split())
 
 

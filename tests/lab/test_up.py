@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 from tests.lab.conftest import INTERRUPTIBLE, Lab, until
 
 TESTED = {"real": ["place lab", "training on two nodes", "Debian 13", "cgroup v1", "x86_64"]}

@@ -21,10 +21,11 @@ from functools import cache as once
 from pathlib import Path
 from typing import Any
 
-from infra import engine, images
-from infra.machine import read_machine
-from infra.paths import CHECKOUT, cache
-from infra.progress import Step
+from infra.base.paths import CHECKOUT, cache
+from infra.base.progress import Step
+from infra.host import engine
+from infra.images import targets
+from infra.model.machine import read_machine
 
 CGROUP_1 = "SYSTEMD_PROC_CMDLINE=systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
 IMAGES = {"deb13": "machine", "deb12": "machine-debian-12"}
@@ -281,8 +282,8 @@ def _write_config(lab: Boxes) -> None:
 @once
 def _image(target: str) -> str:
     """The tag of an image target, which is built when this engine does not have it."""
-    images.build_all((target,), Step("images", None))
-    return images.targets()[target].where
+    targets.build_all((target,), Step("images", None))
+    return targets.targets()[target].where
 
 
 def _docker(*words: str) -> str:

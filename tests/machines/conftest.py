@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from infra.cluster import Cluster
-from infra.lab import trial
-from infra.lab.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
-from infra.lab.trial import until as until
-from infra.load import load_cluster
-from infra.paths import CHECKOUT, build
-from infra.site.site import Site
+from infra.base.paths import CHECKOUT, build
+from infra.bench import trial
+from infra.bench.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
+from infra.bench.trial import until as until
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
+from infra.places.site.site import Site
 from tests.machines import leaks
 
 NAME, CIDR = "testsite", "10.83.0.0/24"

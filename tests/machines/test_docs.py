@@ -2,8 +2,8 @@
 
 import pytest
 
-from infra.paths import CHECKOUT
-from infra.process import output
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
 from tests import docs
 from tests.machines.conftest import Machines
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from infra import slurmrelease
-from infra.lab import trial
-from infra.lab.trial import until
-from infra.paths import CHECKOUT, build
-from infra.site import retire, upgrade
+from infra.base.paths import CHECKOUT, build
+from infra.bench import trial
+from infra.bench.trial import until
+from infra.model import slurmrelease
+from infra.places.site import retire, upgrade
 from tests.machines.conftest import FOREIGN, Machines
 
 TESTED = {"real": ["place docker", "Slurm with accounting", "Debian 13"]}

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from infra.errors import Failure
-from infra.load import load_cluster
-from infra.paths import CHECKOUT, build
-from infra.process import output
-from infra.progress import Step
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT, build
+from infra.base.process import output
+from infra.base.progress import Step
+from infra.model.load import load_cluster
 from infra.provision import lock
 from infra.provision.events import Change
 from infra.provision.stack import Outputs, Provisioner

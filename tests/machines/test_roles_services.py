@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.model.load import load_cluster
 from infra.render.prometheus import render
 from tests.machines.box import Boxes, boxes
 

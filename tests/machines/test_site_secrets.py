@@ -10,8 +10,8 @@ from secrets import token_hex
 
 import pytest
 
-from infra.paths import CHECKOUT
-from infra.site.play import environment
+from infra.base.paths import CHECKOUT
+from infra.places.site.play import environment
 from tests.machines import leaks
 from tests.machines.conftest import Machines, until
 

@@ -11,11 +11,11 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-from infra.cluster import Cluster
-from infra.load import load_cluster
-from infra.machine import read_machine
-from infra.paths import build
-from infra.provision.shape import parts
+from infra.base.paths import build
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
+from infra.model.machine import read_machine
+from infra.model.shape import parts
 
 PARTS = ("db", "slurmdbd", "slurmctld", "login", "compute")
 

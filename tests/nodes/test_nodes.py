@@ -4,10 +4,10 @@ import json
 import re
 import time
 
-from infra import slurmrelease
-from infra.cluster import Cluster
-from infra.provision.ports import SRUN_PORTS
-from infra.site import upgrade
+from infra.model import slurmrelease
+from infra.model.cluster import Cluster
+from infra.model.ports import SRUN_PORTS
+from infra.places.site import upgrade
 from tests.nodes.conftest import Node, connect
 
 TESTED = {"real": ["place lab", "place docker"]}

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from infra.cluster import Cluster
-from infra.load import load_cluster
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
 from tests.checkout import small_cluster
 
 AWS = {"region": "us-east-1", "zone": "us-east-1a"}

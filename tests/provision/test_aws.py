@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from infra.cluster import Cluster
-from infra.load import load_profile
-from infra.provision import aws, aws_instance, aws_network, shape
+from infra.model import shape
+from infra.model.cluster import Cluster
+from infra.model.load import load_profile
+from infra.model.shape import machines
+from infra.provision.aws import instance, network, place
 from infra.provision.graph import AUTHORIZED, KEY, Resource, graph, record
 from infra.provision.program import Inputs, program
-from infra.provision.shape import machines
 from tests.provision.clouds import SHAPES, load
 
 TESTED = {"mocks": ["place aws", "EFA, InfiniBand, RoCE", "shared disk: FSx, Filestore, Lustre"]}
@@ -53,7 +54,7 @@ def test_h100_machines_have_32_fabric_interfaces_without_addresses(root: Path) -
     ],
 )
 def test_efa_follows_the_facts_of_the_machine_type(hardware: str, cards: list[int]) -> None:
-    assert aws_instance.fabric_cards(load_profile(hardware)) == cards
+    assert instance.fabric_cards(load_profile(hardware)) == cards
 
 
 def test_two_racks_of_gb200(root: Path) -> None:
@@ -132,14 +133,14 @@ def test_groups_are_the_rows_of_the_port_table(root: Path) -> None:
     ("asked", "sold"), [(1, 1200), (1200, 1200), (1201, 2400), (2400, 2400), (5000, 7200)]
 )
 def test_lustre_comes_in_the_sizes_that_are_sold(asked: int, sold: int) -> None:
-    assert aws.lustre_gib(asked) == sold
+    assert place.lustre_gib(asked) == sold
 
 
 @pytest.mark.parametrize(
     ("count", "parts"), [(1, ["10.0.0.0/24"]), (2, ["10.0.0.0/25", "10.0.0.128/25"]), (3, 3)]
 )
 def test_zones_share_the_network(count: int, parts: Any) -> None:
-    found = aws_network.split("10.0.0.0/24", count)
+    found = network.split("10.0.0.0/24", count)
     assert (len(found) if isinstance(parts, int) else found) == parts
 
 

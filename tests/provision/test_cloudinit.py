@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from infra import hardware
-from infra.errors import Mistake
-from infra.load import load_profile, read_profile
-from infra.paths import CHECKOUT
+from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
+from infra.model import hardware
+from infra.model.load import load_profile, read_profile
 from infra.provision import cloudinit
 
 TESTED = {"mocks": ["place aws", "place gcp"]}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.provision import gcp, gcp_network
+from infra.provision.gcp import network, place
 from infra.provision.graph import graph
 from tests.provision.clouds import SHAPES, load
 from tests.provision.test_aws import exported, made, of
@@ -73,7 +73,7 @@ def test_ssh_enters_by_the_proxy_or_by_the_named_networks(
 ) -> None:
     kind = "gcp:compute/firewall:Firewall"
     closed, named = made(root, "gcp-h100"), made(root, "gcp-cpu")
-    assert of(closed, kind)["ssh-to-bastion"]["sourceRanges"] == [gcp_network.IAP]
+    assert of(closed, kind)["ssh-to-bastion"]["sourceRanges"] == [network.IAP]
     assert of(named, kind)["ssh-to-bastion"]["sourceRanges"] == ["203.0.113.0/24"]
     assert "accessConfigs" not in of(closed, INSTANCE)["bastion"]["networkInterfaces"][0]
     assert "accessConfigs" in of(named, INSTANCE)["bastion"]["networkInterfaces"][0]
@@ -98,10 +98,10 @@ def test_machines_know_their_key_from_the_metadata_and_no_other(root: Path) -> N
 
 @pytest.mark.parametrize(("asked", "sold"), [(1, 1024), (1024, 1024), (1025, 1280), (1200, 1280)])
 def test_filestore_comes_in_the_sizes_that_are_sold(asked: int, sold: int) -> None:
-    assert gcp.filestore_gib(asked) == sold
+    assert place.filestore_gib(asked) == sold
 
 
 def test_names_fit_what_google_takes() -> None:
-    long = gcp_network.short("slipway-" + "x" * 32 + "-" + "gpu.example" * 6)
-    assert len(long) <= 63 and long == gcp_network.short("slipway-" + "x" * 32 + "-" + "gpu.example" * 6)
-    assert gcp_network.short("slipway-a-gpu.1") == "slipway-a-gpu-1"
+    long = network.short("slipway-" + "x" * 32 + "-" + "gpu.example" * 6)
+    assert len(long) <= 63 and long == network.short("slipway-" + "x" * 32 + "-" + "gpu.example" * 6)
+    assert network.short("slipway-a-gpu.1") == "slipway-a-gpu-1"

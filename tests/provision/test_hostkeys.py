@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from infra import images
-from infra.cluster import Cluster
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
-from infra.progress import Step
-from infra.provision import given
+from infra.base.paths import CHECKOUT
+from infra.base.progress import Step
+from infra.images import targets
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
+from infra.provision.metal import given
 from tests.provision.emulator import free_port
 
 TESTED = {"real": ["SSH with known host keys"]}
@@ -32,7 +32,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    image = images.ensure(["machine"], Step("images", None))["machine"]
+    image = targets.ensure(["machine"], Step("images", None))["machine"]
     port = free_port()
     publish = [word for n in (1, 2) for word in ("-p", f"127.0.0.{n}:{port}:22")]
     start = "ssh-keygen -A && mkdir -p /run/sshd && exec /usr/sbin/sshd -D -e"

@@ -12,13 +12,14 @@ from typing import Any
 import pulumi
 import pytest
 
-from infra.cluster import Cluster
-from infra.errors import Mistake
-from infra.load import load_cluster, load_profile
-from infra.paths import CHECKOUT
-from infra.provision import given, policies, redfish
+from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster, load_profile
+from infra.provision import policies
 from infra.provision.graph import graph as record
-from infra.provision.metal_resources import Controller, server_differences
+from infra.provision.metal import given, redfish
+from infra.provision.metal.resources import Controller, server_differences
 from infra.provision.program import Inputs, program
 from tests import docs
 from tests.provision import emulator as emulators

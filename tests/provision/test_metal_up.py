@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from infra import paths
-from infra.cluster import Cluster
-from infra.errors import Mistake
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
-from infra.progress import Step
-from infra.provision import given
+from infra.base import paths
+from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
+from infra.base.progress import Step
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
 from infra.provision.events import Change
-from infra.provision.redfish import CONNECT_S
+from infra.provision.metal import given
+from infra.provision.metal.redfish import CONNECT_S
 from infra.provision.stack import Provisioner
 from tests.provision import emulator as emulators
 from tests.provision.emulator import PASSWORD, USER, Emulator, processors, server

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from infra.load import load_profile
+from infra.model.load import load_profile
 from infra.provision import policies
 from infra.provision.graph import graph, record
 from tests.provision.clouds import SHAPES, in_cloud, load
@@ -32,7 +32,7 @@ def test_the_shapes_keep_every_policy(shape: str, root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_the_shipped_clusters_keep_every_policy(name: str) -> None:
-    from infra.load import load_cluster
+    from infra.model.load import load_cluster
 
     cluster = load_cluster(f"clusters/{name}.yaml")
     assert policies.complaints(cluster, graph(cluster)) == []

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from infra import cli
-from infra.errors import Mistake
-from infra.load import load_cluster, read_profile
-from infra.paths import CHECKOUT
+from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
+from infra.model.load import load_cluster, read_profile
 from tests.checkout import LAPTOP, checkout, own_hardware, small_cluster
 from tests.unit.test_render import UNSEEN
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from infra import paths
+from infra.base import paths
+from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
 from infra.bench import cluster, measured, stack, world
 from infra.bench.figure import Figure, Result, phases_line, shown
 from infra.bench.run import ALL, HERE, IN_A_WORLD, ORDER, WARM
 from infra.commands import bench
-from infra.errors import Mistake
-from infra.paths import CHECKOUT
-from jobs import figure as jobs_figure
+from jobs.bench import figure as jobs_figure
 from tests.checkout import LAPTOP
 
 KILL = Result(

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from infra import paths, programs
+from infra.base import paths
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT
 from infra.bench import compiled, fake, kubernetes, scale, world
 from infra.bench.figure import Figure
 from infra.bench.scale import NEVER, Admission, Memory, Run
 from infra.bench.watch import Event, Watch
-from infra.errors import Failure
-from infra.kind.facts import JOB_LABEL
-from infra.paths import CHECKOUT
+from infra.images import programs
+from infra.places.kind.facts import JOB_LABEL
 
 T = "2026-11-23T12:00:{:02}Z"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from infra import paths
+from infra.base import paths
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT
 from infra.bench import inventory, machines, run, world
 from infra.bench.figure import Result
 from infra.bench.run import ALL, IN_A_WORLD, WARM, world_of
 from infra.commands import bench
-from infra.errors import Failure
-from infra.paths import CHECKOUT
-from infra.provision import shape
+from infra.model import shape
 from tests.checkout import LAPTOP
 
 SITE = (CHECKOUT / "clusters/site.yaml").read_text()

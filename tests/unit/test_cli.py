@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra import cli
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 
 
 @pytest.fixture

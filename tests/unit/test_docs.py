@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
 from infra.cli import app
-from infra.paths import CHECKOUT
-from infra.process import output
 from tests import docs
 
 PAGES = docs.pages(CHECKOUT)
 VERBS = set(re.findall(r"^([a-z-]+):.*## ", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
-# A file or folder of the checkout as prose names it: `infra/host.py`, `hardware/<type>.yaml`
+# A file or folder of the checkout as prose names it: `infra/host/docker.py`, `hardware/<type>.yaml`
 PATH = re.compile(r"[\w.-]+/[\w./<>*-]*")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

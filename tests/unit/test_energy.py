@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import energy, flops, node
+from jobs.cluster import node
 from jobs.config import Model
+from jobs.telemetry import energy, flops
 
 
 def zone(root: Path, zone: str, name: str, microjoules: int, wraps: int = 1_000_000) -> Path:
@@ -204,8 +205,8 @@ def test_the_profile_s_peak_is_taken_before_the_table_s() -> None:
 
 def test_the_table_has_the_profiles_figures() -> None:
     """One truth: hardware/*.yaml. The table is for machines that no profile describes."""
-    from infra.load import load_profile, profile_names
-    from infra.paths import CHECKOUT
+    from infra.base.paths import CHECKOUT
+    from infra.model.load import load_profile, profile_names
 
     known = {}
     for name in profile_names(CHECKOUT):

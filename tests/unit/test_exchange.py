@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.exchange import EVERY, Exchange, merged, uncovered, waiting_s
+from jobs.telemetry.exchange import EVERY, Exchange, merged, uncovered, waiting_s
 
 intervals = st.lists(
     st.tuples(st.integers(0, 30), st.integers(0, 30)).map(lambda ends: (min(ends), max(ends)))

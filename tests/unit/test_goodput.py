@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import goodput, metrics
+from jobs.telemetry import goodput, metrics
 from tests import madeup
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.config import Guard as Policy
-from jobs.guard import Act, Guard, Verdict, signs
+from jobs.resilience.guard import Act, Guard, Verdict, signs
 
 NAN = math.nan
 one_rank = st.tuples(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 from slurm import health_check
 from slurm.health_check import Node
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.heartbeat import BEATS, Beat, Heart, Judge, Lost
+from jobs.resilience.heartbeat import BEATS, Beat, Heart, Judge, Lost
 
 LIMIT = 4.0
 PERIOD = LIMIT / BEATS

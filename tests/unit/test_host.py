@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import host
-from infra.errors import Failure
-from infra.host import Action, Facts, daemon_settings, decide, version
+from infra.base.errors import Failure
+from infra.host import docker
+from infra.host.docker import Action, Facts, daemon_settings, decide, version
 
 BARE_DEBIAN_12 = Facts()
 WORKING = replace(
@@ -92,8 +92,8 @@ def test_the_pid_file_of_another_boot_does_not_hold_the_engine_back(
     """Where /run is a disk the file stays, and its number may be that of another program: here our own."""
     stale = tmp_path / "docker.pid"
     stale.write_text(f"{os.getpid()}\n")
-    monkeypatch.setattr(host, "ENGINE_PID_FILES", (stale, tmp_path / "none"))
-    monkeypatch.setattr(host, "ENGINE_LOG", tmp_path / "docker.log")
+    monkeypatch.setattr(docker, "ENGINE_PID_FILES", (stale, tmp_path / "none"))
+    monkeypatch.setattr(docker, "ENGINE_LOG", tmp_path / "docker.log")
     monkeypatch.setattr("subprocess.Popen", lambda command, **how: command)
-    assert host._start_daemon() == ["dockerd"]  # type: ignore[comparison-overlap]
+    assert docker._start_daemon() == ["dockerd"]  # type: ignore[comparison-overlap]
     assert not stale.exists()

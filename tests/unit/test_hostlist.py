@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import hostlist
+from infra.model import hostlist
 
 names = st.lists(
     st.from_regex(r"[a-z]{1,2}(-[0-9]{1,3}|[0-9]{0,2})", fullmatch=True), min_size=1, unique=True

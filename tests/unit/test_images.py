@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from infra import buildenv, buildonce, images, sbom, stackfolder
-from infra.engine import need_disk
-from infra.errors import Failure, Mistake
-from infra.imageverify import compare_facts, compare_files, compare_lock, locked_versions
-from infra.paths import CHECKOUT
-from infra.stacks import Stack, read_stacks
+from infra.base import once
+from infra.base.errors import Failure, Mistake
+from infra.base.paths import CHECKOUT
+from infra.host.engine import need_disk
+from infra.images import buildenv, sbom, stackfolder, targets
+from infra.images.verify import compare_facts, compare_files, compare_lock, locked_versions
+from infra.model.stacks import Stack, read_stacks
 
 INPUTS = ("ansible", "images", "programs", "slurm")
 
@@ -25,7 +26,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def names(root: Path) -> dict[str, str]:
-    return {name: target.inputs for name, target in images.targets(root).items()}
+    return {name: target.inputs for name, target in targets.targets(root).items()}
 
 
 def test_an_unchanged_checkout_gives_the_same_names(checkout: Path) -> None:
@@ -63,20 +64,20 @@ def test_a_mode_and_a_name_count_as_content(tmp_path: Path) -> None:
     file = tmp_path / "program"
     file.write_text("echo")
     file.chmod(0o644)
-    plain = buildonce.content_hash(tmp_path, [file])
+    plain = once.content_hash(tmp_path, [file])
     file.chmod(0o755)
-    executable = buildonce.content_hash(tmp_path, [file])
-    other = buildonce.content_hash(tmp_path, [file.rename(tmp_path / "other")])
+    executable = once.content_hash(tmp_path, [file])
+    other = once.content_hash(tmp_path, [file.rename(tmp_path / "other")])
     assert len({plain, executable, other}) == 3
 
 
 def test_parents_come_first_and_an_unknown_name_is_told() -> None:
-    known = images.targets()
-    assert [target.name for target in images.select(["stack-cuda13", "node"], known)] == [
+    known = targets.targets()
+    assert [target.name for target in targets.select(["stack-cuda13", "node"], known)] == [
         "base", "node", "cuda13", "stack-cuda13",
     ]  # fmt: skip
     with pytest.raises(Mistake, match="'nod'; there are base, node"):
-        images.select(["nod"], known)
+        targets.select(["nod"], known)
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from infra import jobdiff, jobfile
-from infra.errors import Mistake
-from infra.paths import CHECKOUT
+from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
+from infra.model import job as jobfile
+from infra.render import jobdiff
 
 DDP = (CHECKOUT / "jobs/ddp.job.yaml").read_text()
 
@@ -274,7 +275,7 @@ def test_differences_name_each_launcher_and_only_keys_that_are_used(tmp_path: Pa
 
 def test_rendering_every_target_needs_no_torch_and_little_beside_the_imports() -> None:
     """In seconds of processor time of a process of its own; figures are in docs/measured.md."""
-    loads = "import sys; from infra import jobfile"
+    loads = "import sys; from infra.model import job as jobfile"
     renders = f"{loads}; jobfile.everything(); print([name for name in ('torch', 'numpy', 'torchx') if name in sys.modules])"
 
     def best(code: str) -> float:
@@ -303,7 +304,7 @@ MISTAKES = {
     "a launcher's own": ("stack: cuda13", "stack: cuda13\nenvironment: {PET_NNODES: '3'}", [": environment.PET_NNODES: a launcher sets it"]),
     "not a variable": ("stack: cuda13", "stack: cuda13\nenvironment: {A-B: '3'}", [": environment.A-B"]),
     "retries": ("retries: 3", "retries: -1", [": retries: -1 is not 0 or more"]),
-    "another name": ("file: jobs/ddp.torchx.yaml", "file: jobs/x.yaml", [": torchx.file: jobs/components.py looks for jobs/ddp.torchx.yaml"]),
+    "another name": ("file: jobs/ddp.torchx.yaml", "file: jobs/x.yaml", [": torchx.file: jobs/launch/components.py looks for jobs/ddp.torchx.yaml"]),
     "not a module": ("file: jobs/launch/ddp_submitit.py", "file: jobs/ddp-submitit.py", [": submitit.file: 'jobs/ddp-submitit.py' is not of the form"]),
     "capitals": ("name: ddp", "name: DDP", ["name: 'DDP' is not of the form"]),
     "no nodes": ("\nnodes: 2", "\nnodes: 0", [":9: nodes: 0 is not above 0"]),

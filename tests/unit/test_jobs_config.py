@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 from jobs import config
-from jobs.errors import Mistake
+from jobs.cli.errors import Mistake
 
 
 def mistake(*arguments: str) -> str:

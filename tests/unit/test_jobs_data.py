@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import data, ngrams
-from jobs.errors import Failure, Mistake
+from jobs.cli.errors import Failure, Mistake
+from jobs.data import ngrams, shards
 
 TEXTS = [(f"module_{number}.py", f"value = {number}\n".encode() * 40) for number in range(40)]
 
 
 def prepare(folder: Path, shard_bytes: int = 2048) -> Path:
-    return data.prepare(folder, shard_bytes=shard_bytes, validation=0.2, texts=TEXTS)
+    return shards.prepare(folder, shard_bytes=shard_bytes, validation=0.2, texts=TEXTS)
 
 
 @given(
@@ -29,7 +29,7 @@ def prepare(folder: Path, shard_bytes: int = 2048) -> Path:
 def test_every_sample_comes_exactly_once_per_epoch_on_any_number_of_ranks(
     samples: int, size: int, ranks: int, seed: int, epochs: int
 ) -> None:
-    order = data.Order(samples, seed)
+    order = shards.Order(samples, seed)
     steps = -(-samples * epochs // size)
     seen = [
         sample
@@ -43,36 +43,36 @@ def test_every_sample_comes_exactly_once_per_epoch_on_any_number_of_ranks(
 
 @given(st.integers(0, 10**6), st.integers(1, 64), st.integers(1, 9))
 def test_ranks_cut_the_global_batch_without_gap_or_overlap(step: int, size: int, ranks: int) -> None:
-    order = data.Order(1000, seed=3)
+    order = shards.Order(1000, seed=3)
     parts = [order.batch(step, size, rank=rank, ranks=ranks) for rank in range(ranks)]
     assert [sample for part in parts for sample in part] == order.batch(step, size)
 
 
 def test_order_is_a_function_of_seed_and_step_only() -> None:
-    assert data.Order(500, 1).batch(77, 8) == data.Order(500, 1).batch(77, 8)
-    assert data.Order(500, 1).batch(77, 8) != data.Order(500, 2).batch(77, 8)
+    assert shards.Order(500, 1).batch(77, 8) == shards.Order(500, 1).batch(77, 8)
+    assert shards.Order(500, 1).batch(77, 8) != shards.Order(500, 2).batch(77, 8)
 
 
 def test_shards_hold_the_text_of_each_file_in_one_split(tmp_path: Path) -> None:
     folder = prepare(tmp_path)
     streams = {
         name: b"".join(path.read_bytes() for path in sorted(folder.glob(f"{name}-*.bin")))
-        for name in data.SPLITS
+        for name in shards.SPLITS
     }
     for path, text in TEXTS:
-        held_out = data.in_validation(path, 0.2)
+        held_out = shards.in_validation(path, 0.2)
         assert (text + b"\0" in streams["validation"]) == held_out
         assert (text + b"\0" in streams["train"]) != held_out
     assert sum(map(len, streams.values())) == sum(len(text) + 1 for _, text in TEXTS)
 
 
 def test_more_files_move_no_file_to_the_other_split() -> None:
-    assert all(data.in_validation(path, 0.2) for path, _ in TEXTS if data.in_validation(path, 0.1))
+    assert all(shards.in_validation(path, 0.2) for path, _ in TEXTS if shards.in_validation(path, 0.1))
 
 
 def test_windows_are_the_shards_bytes_and_do_not_overlap(tmp_path: Path) -> None:
     folder = prepare(tmp_path, shard_bytes=1024)
-    split = data.Split(folder, "train", context=16)
+    split = shards.Split(folder, "train", context=16)
     rows = split.windows(range(len(split)))
     assert rows.shape == (len(split), 17)
     rebuilt, at = [], 0
@@ -91,36 +91,36 @@ def test_prepared_once_and_anew_when_anything_changes(tmp_path: Path) -> None:
     assert prepare(tmp_path) == first
     assert (first / "manifest.json").stat().st_mtime_ns == before
     changed = [*TEXTS[:-1], (TEXTS[-1][0], b"changed\n" * 50)]
-    assert data.prepare(tmp_path, shard_bytes=2048, validation=0.2, texts=changed) != first
+    assert shards.prepare(tmp_path, shard_bytes=2048, validation=0.2, texts=changed) != first
 
 
 def test_jobs_that_prepare_at_once_all_get_whole_data(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as jobs:
         folders = set(jobs.map(lambda _: prepare(tmp_path), range(8)))
     assert len(folders) == 1
-    data.check(folders.pop())
+    shards.check(folders.pop())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_wrong_checksum_is_refused_by_file_name(tmp_path: Path) -> None:
     folder = prepare(tmp_path)
-    data.check(folder)
+    shards.check(folder)
     shard = folder / "train-00001.bin"
     content = bytearray(shard.read_bytes())
     content[100] ^= 1
     shard.write_bytes(content)
     with pytest.raises(Failure, match=r"train-00001\.bin: sha256 is .*, should be"):
-        data.check(folder)
+        shards.check(folder)
 
 
 def test_a_missing_shard_and_a_broken_manifest_are_refused_by_name(tmp_path: Path) -> None:
     folder = prepare(tmp_path)
     (folder / "validation-00000.bin").unlink()
     with pytest.raises(Failure, match=r"validation-00000\.bin: No such file"):
-        data.check(folder)
+        shards.check(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(Failure, match=r"manifest\.json"):
-        data.check(folder)
+        shards.check(folder)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
@@ -132,7 +132,7 @@ def test_parts_of_a_check_cover_all_shards(tmp_path: Path, parts: int) -> None:
         refused = 0
         for part in range(parts):
             try:
-                data.check(folder, part=part, parts=parts)
+                shards.check(folder, part=part, parts=parts)
             except Failure:
                 refused += 1
         assert refused == 1
@@ -147,13 +147,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_impossible_shapes_are_mistakes(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match=r"data\.validation: 0\.0 of 40 files leaves none for validation"):
-        data.prepare(tmp_path, shard_bytes=2048, validation=0.0, texts=TEXTS)
+        shards.prepare(tmp_path, shard_bytes=2048, validation=0.0, texts=TEXTS)
     with pytest.raises(Mistake, match=r"model\.context: 5000 bytes is longer than any train shard"):
-        data.Split(prepare(tmp_path), "train", context=5000)
+        shards.Split(prepare(tmp_path), "train", context=5000)
 
 
 def test_corpus_is_the_standard_library_without_what_was_installed_into_it() -> None:
-    paths = [path for path, _ in data.sources()]
+    paths = [path for path, _ in shards.sources()]
     assert "json/decoder.py" in paths
     assert paths == sorted(paths)
     assert not any("site-packages" in path or "/test/" in path for path in paths)

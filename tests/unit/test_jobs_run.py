@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.paths import CHECKOUT
-from jobs import again, kubernetes, phases, runfolder, signals, slurm, torchrun
-from jobs.errors import Failure
-from jobs.exporter import Exporter
+from infra.base.paths import CHECKOUT
+from jobs import torchrun
+from jobs.cli.errors import Failure
+from jobs.cluster import kubernetes, slurm
+from jobs.resilience import again, signals
+from jobs.telemetry import folder as runfolder
+from jobs.telemetry import phases
+from jobs.telemetry.exporter import Exporter
 from tests.unit.test_jobs_sbatch import script
 
 
@@ -290,7 +294,7 @@ def test_a_blocked_warning_waits_for_the_handler_and_forked_helpers_ignore_it() 
     """In a process of its own: signal handlers and what forks inherit are the process's."""
     program = """
 import os, signal, time
-from jobs import signals
+from jobs.resilience import signals
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
 os.kill(os.getpid(), signal.SIGUSR2)
 warnings = signals.Warnings()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 
 SCRIPT = CHECKOUT / "jobs/ddp.sbatch"
 

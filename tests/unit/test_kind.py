@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from infra.kind import config, facts
-from infra.kind.deploy import Stages, available
+from infra.places.kind import config, facts
+from infra.places.kind.deploy import Stages, available
 
 OURS = """\
 apiVersion: v1

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from infra.cluster import Cluster
-from infra.errors import Mistake
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
+from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
 from infra.render import render
 from infra.render.kubernetes import machines, quotas
-from jobs import node
+from jobs.cluster import node
 from tests.checkout import LAPTOP, checkout, small_cluster
 from tests.strategies import clusters, schedulable
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.base.errors import Mistake
 from infra.commands.cluster import plan, up
-from infra.errors import Mistake
 
 METAL = """
 name: site

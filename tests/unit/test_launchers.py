@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 
 PROGRAM = ["-m", "jobs.train", "--config", "jobs/ddp.yaml"]
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 from jobs import __main__ as verbs
-from jobs import accounting, ledger
-from jobs.errors import Mistake
-from jobs.record import Record, find
+from jobs.cli.errors import Mistake
+from jobs.cluster import accounting
+from jobs.tools import ledger
+from jobs.tools.record import Record, find
 from tests import madeup
 from tests.unit.test_jobs_sbatch import script
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from infra import stacks
-from infra.check import check
-from infra.hardware import Accelerators
-from infra.load import load_profile, profile_names
-from infra.paths import CHECKOUT
-from infra.schema import COMMAND, schemas
+from infra.base.paths import CHECKOUT
+from infra.model import stacks
+from infra.model.check import check
+from infra.model.hardware import Accelerators
+from infra.model.load import load_profile, profile_names
+from infra.model.schema import COMMAND, schemas
 
 FIRST_LINE = "# yaml-language-server: $schema=../schemas/{}.schema.json"
 

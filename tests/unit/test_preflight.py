@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.paths import CHECKOUT
-from jobs import config, preflight
-from jobs.errors import Mistake
-from jobs.mesh import DIMENSIONS, Mesh
+from infra.base.paths import CHECKOUT
+from jobs import config
+from jobs.cli.errors import Mistake
+from jobs.parallel.mesh import DIMENSIONS, Mesh
+from jobs.tools import preflight
 
 small = st.sampled_from([1, 2, 3, 4])
 meshes = st.builds(
@@ -169,7 +170,7 @@ def test_what_does_not_go_together_is_one_line(ranks: int, options: dict[str, ob
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     program = (
-        "import sys; from jobs import preflight; code = preflight.main(sys.argv[1:]);"
+        "import sys; from jobs.tools import preflight; code = preflight.main(sys.argv[1:]);"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; sys.exit(code)"
     )
     return subprocess.run(

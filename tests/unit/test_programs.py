@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from infra import golang, image_kube, programs
-from infra.errors import Failure
-from infra.paths import CHECKOUT
-from infra.progress import Step
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT
+from infra.base.progress import Step
+from infra.images import golang, kube, programs
 from infra.provision import cli
 from infra.render.kubernetes import REGISTRY
 
@@ -297,8 +297,8 @@ def test_a_command_that_ends_early_ends_what_it_builds(
 
 def test_committed_manifests_name_images_that_a_node_has() -> None:
     """A new version of a program is one line in its go.mod, and then these."""
-    known = set(image_kube.references(CHECKOUT).values())
-    for folder in ("k8s", "infra/templates", "jobs"):
+    known = set(kube.references(CHECKOUT).values())
+    for folder in ("k8s", "infra/render/templates", "jobs"):
         for file in (CHECKOUT / folder).rglob("*"):
             if file.suffix in (".yaml", ".j2", ".sbatch"):
                 named = set(re.findall(rf"{re.escape(REGISTRY)}/[\w-]+:[\w.]+", file.read_text()))

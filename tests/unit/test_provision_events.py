@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("infra.provision.events")
 
-from infra.provision.difference import machine_differences
+from infra.provision.docker.difference import machine_differences
 from infra.provision.events import Report, differences, kind_of, plain
 
 MACHINE = "pulumi-python:dynamic/slipway:Machine"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import Failure
-from infra.paths import CHECKOUT
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT
 from infra.provision import lock
 from infra.provision.stack import begun
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from infra.cluster import Cluster
-from infra.load import load_cluster
-from infra.provision import ports, shape
+from infra.model import ports, shape
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster
 from tests.checkout import LAPTOP, checkout, small_cluster
 from tests.strategies import clusters, schedulable
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from ruamel.yaml import YAML
 
-from infra import hostlist
-from infra.cluster import Cluster
-from infra.hardware import device_files
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.model import hostlist
+from infra.model.cluster import Cluster
+from infra.model.hardware import device_files
+from infra.model.load import load_cluster
 from infra.render import render, write
 from tests.checkout import GOLDEN, LAPTOP, checkout, own_hardware, small_cluster
 from tests.strategies import clusters, schedulable

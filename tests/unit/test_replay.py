@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs import __main__ as verbs
-from jobs import replay
-from jobs.record import Record, find
+from jobs.tools import replay
+from jobs.tools.record import Record, find
 from tests import madeup
 
 

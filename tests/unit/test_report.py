@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs import __main__ as verbs
-from jobs import compare, report, svg
-from jobs.record import Record, find
+from jobs.tools import compare, report, svg
+from jobs.tools.record import Record, find
 from tests import madeup
 
 

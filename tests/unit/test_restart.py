@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import restart
+from jobs.telemetry import restart
 
 PHASES = {
     "queue": 5.0,

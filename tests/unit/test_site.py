@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.load import load_cluster
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
+from infra.model.load import load_cluster
+from infra.places.site import copy, play, slurmconf, ssh
+from infra.places.site.applied import Applied, _digest
+from infra.places.site.plan import Item, Plan, Sums, explain, natural
+from infra.places.site.play import Played, Result
+from infra.places.site.site import Site, remote
+from infra.places.site.up import usable
 from infra.render import render
-from infra.site import copy, play, slurmconf, ssh
-from infra.site.applied import Applied, _digest
-from infra.site.plan import Item, Plan, Sums, explain, natural
-from infra.site.play import Played, Result
-from infra.site.site import Site, remote
-from infra.site.up import usable
 from tests.checkout import LAPTOP
 
 SITE = load_cluster(CHECKOUT / "clusters/site.yaml", machine=LAPTOP)
@@ -219,7 +219,7 @@ def test_machines_are_sorted_as_people_count() -> None:
 
 
 def test_the_report_sums_up(capsys: pytest.CaptureFixture[str]) -> None:
-    from infra.site.plan import show
+    from infra.places.site.plan import show
 
     items = [
         Item("make", "machine", "gpu-3", "new in clusters/site.yaml", 55.04, 10200),

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from infra.site import unfinished
-from infra.site.play import Played, _take
+from infra.places.site import unfinished
+from infra.places.site.play import Played, _take
 
 
 def event(kind: str, task: str, id: str, host: str = "", **result: Any) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from infra import slurmrelease
-from infra.errors import Failure, Mistake
+from infra.base.errors import Failure, Mistake
+from infra.model import slurmrelease
+from infra.places.site import upgrade
+from infra.places.site.site import Site
 from infra.render import render
-from infra.site import upgrade
-from infra.site.site import Site
 from tests.checkout import checkout, small_cluster
 from tests.unit.test_render import load
 
@@ -58,7 +58,7 @@ def test_a_suite_whose_slurm_is_not_known_is_a_mistake(tmp_path: Path) -> None:
 def site(folder: Path, monkeypatch: pytest.MonkeyPatch, **record: Any) -> Any:
     """A cluster of machines whose file asks for forky, with what is known of it in a folder of the test."""
     cluster = load(checkout(folder), small_cluster(**DOCKER, software={"slurm_suite": "forky"}))
-    monkeypatch.setattr("infra.paths.build", lambda name: folder / "build" / name)
+    monkeypatch.setattr("infra.base.paths.build", lambda name: folder / "build" / name)
     found = Site(cluster)
     found.folder.mkdir(parents=True)
     found.file.write_text('{"machines": []}')

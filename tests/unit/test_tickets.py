@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import Mistake
+from jobs.cli.errors import Mistake
 from jobs.paramserver import config
 from jobs.paramserver.tickets import Ticket, Tickets
 
@@ -113,7 +113,7 @@ def test_an_option_that_would_do_nothing_or_harm_is_a_mistake(argument: str, sai
 def test_the_shipped_configuration_is_that_of_the_other_job_and_a_server() -> None:
     from dataclasses import asdict
 
-    from infra.paths import CHECKOUT
+    from infra.base.paths import CHECKOUT
     from jobs.config import load
 
     mine = asdict(config.load([f"--config={CHECKOUT}/jobs/paramserver.yaml"]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.paths import CHECKOUT
+from infra.base.paths import CHECKOUT
 from tests import where
 
 

@@ -4,7 +4,7 @@ build/<cluster>/kubernetes/ is a kustomization on top of k8s/overlays/lab or gpu
 Kueue answers.
 """
 
-from infra.cluster import Cluster
+from infra.model.cluster import Cluster
 from infra.render.text import origin, yaml
 
 CAPACITY = "kubernetes/capacity.yaml"
@@ -54,7 +54,7 @@ def _kustomization(cluster: Cluster, files: list[str]) -> str:
 
 def _init_image(cluster: Cluster) -> dict[str, object]:
     """A patch of the operator's deployment: kustomize finds images in pods, not in variables."""
-    from infra import programs  # with all that builds need; few clusters are rendered with a registry
+    from infra.images import programs  # with all that builds need; few clusters are rendered with a registry
 
     image = f"{registry(cluster)}/{TOOLS}:{programs.version('kubernetes')}"
     container = {"name": "training-operator", "env": [{"name": "INIT_IMAGE", "value": image}]}

@@ -4,9 +4,9 @@ In the lab the pods are those of k8s/pytorchjob.yaml, but run as the person at t
 belongs to that person. Elsewhere they run the stack's image, from the registry that the cluster file names.
 """
 
-from infra import jobfile
-from infra.cluster import Cluster
-from infra.stacks import Stack
+from infra.model import job as jobfile
+from infra.model.cluster import Cluster
+from infra.model.stacks import Stack
 
 
 def render(cluster: Cluster) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.cluster import Cluster, Pool
+from infra.model.cluster import Cluster, Pool
 from infra.render.kubernetes.nodes import PREFIX, labels, taints
 from infra.render.text import fill
 

@@ -1,4 +1,4 @@
-"""What a job in a pod may know of the machine it is on, which reads no profile: power, price, peak (jobs/node.py).
+"""What a job in a pod may know of the machine it is on, which reads no profile: power, price, peak.
 
 On Slurm's nodes that is /etc/slipway/node.json. A pod sees nothing of its node, so every team has a ConfigMap with a
 file for each kind of machine: `<hardware>.json`, and `gpu.json` and `cpu.json` for jobs that do not name their
@@ -8,10 +8,10 @@ hardware. Where pools would make a file say two things it is left out, and what 
 import json
 from typing import Any
 
-from infra.cluster import Cluster, Pool
+from infra.model.cluster import Cluster, Pool
 from infra.render.nodes import facts
 
-NAME = "slipway-nodes"  # in infra/templates/pod.yaml.j2
+NAME = "slipway-nodes"  # in infra/render/templates/pod.yaml.j2
 KEYS = ("hardware", "cpus", "simulated", "cost")
 
 

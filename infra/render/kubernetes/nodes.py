@@ -6,7 +6,7 @@ The device plugin announces real accelerators; simulated ones are announced by p
 
 from typing import Any
 
-from infra.cluster import Cluster, Pool
+from infra.model.cluster import Cluster, Pool
 from infra.render.text import origin, yaml
 
 PREFIX = "slipway.dev"

@@ -5,7 +5,7 @@ The operator brings driver, container toolkit, device plugin and DCGM to nodes; 
 
 from typing import Any
 
-from infra.cluster import Cluster, Pool
+from infra.model.cluster import Cluster, Pool
 from infra.render.text import origin, yaml
 
 CHART = "https://helm.ngc.nvidia.com/nvidia, chart gpu-operator"

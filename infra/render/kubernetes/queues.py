@@ -5,7 +5,7 @@ All accounts are one cohort: what one does not use, the others borrow, and give 
 
 from typing import Any
 
-from infra.cluster import Cluster, Pool
+from infra.model.cluster import Cluster, Pool
 from infra.render.kubernetes.nodes import PREFIX, taints
 from infra.render.kubernetes.quotas import Quota, quotas, resources
 from infra.render.kubernetes.teams import UNITS, Object, documents, object_

@@ -5,7 +5,7 @@ CPU is counted in thousandths of a core, memory in MiB, accelerators one by one.
 
 from dataclasses import dataclass
 
-from infra.cluster import AccountFile, Cluster, Pool
+from infra.model.cluster import AccountFile, Cluster, Pool
 from infra.render.kubernetes.nodes import resource
 
 CPU, MEMORY = "cpu", "memory"

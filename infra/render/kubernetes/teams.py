@@ -5,7 +5,7 @@ What Kueue counts are jobs. The ResourceQuota is the fence behind it, for pods t
 
 from typing import Any
 
-from infra.cluster import AccountFile, Cluster
+from infra.model.cluster import AccountFile, Cluster
 from infra.render.kubernetes import machines
 from infra.render.kubernetes.nodes import PREFIX
 from infra.render.kubernetes.quotas import CPU, MEMORY, Quotas, capacity, quotas, resources

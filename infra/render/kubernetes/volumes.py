@@ -6,7 +6,7 @@ storage class that the site has for shared file systems, and the stack is in the
 
 from typing import Any
 
-from infra.cluster import Cluster
+from infra.model.cluster import Cluster
 from infra.render.text import origin, yaml
 
 NAMES = ("kubernetes/volumes.yaml",)

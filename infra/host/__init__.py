@@ -1,0 +1,1 @@
+"""This machine's container engine and packages."""

@@ -1,0 +1,1 @@
+"""Images and stacks, built from packages and verified."""

@@ -1,0 +1,322 @@
+"""Job descriptions, `jobs/<name>.job.yaml`, and the files of the launchers that are rendered from them.
+
+The rendered files are committed, because people read, copy and submit them. `python -m infra jobs` writes them;
+with --check it says which would change. What a launcher cannot be told is in infra/render/jobdiff.py.
+"""
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
+from infra.images import stackfolder
+from infra.model import yamlfile
+from infra.model.fields import Count, Facts, Label, Text
+from infra.render.text import minutes, template
+
+SUFFIX = ".job.yaml"
+COMMAND = "python -m infra jobs"
+IMAGE = "slipway.local/job:base"  # in every node of the lab; the stack is mounted
+UID = 1000  # whom pods run as: not root, and on a laptop usually the person
+
+Module = Annotated[str, Field(pattern=r"^[a-z_]\w*(\.[a-z_]\w*)*$", description="As python -m takes it")]
+Below = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", description="Path in the checkout")]
+# The operator names a service after each pod: <job>-worker-<n> is one label of DNS, and begins with a letter.
+JobName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=45)]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+Launcher = Annotated[
+    str, Field(pattern=r"^jobs/launch/[a-z_]\w*\.py$", description="A module of jobs/launch")
+]
+# What launchers say to the processes that they start; TrainJob refuses PET_* outright.
+TAKEN = re.compile(
+    r"(PET|MASTER|SLURM|TORCHELASTIC|TORCHX|SUBMITIT)_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)"
+)
+PLAIN = re.compile(r"-{0,2}[A-Za-z_./][\w./=@%+-]*")
+WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
+
+
+class SlurmJob(Facts):
+    """What only Slurm is told."""
+
+    file: Below = Field(description="Where the batch script is written")
+
+
+class ElasticJob(Facts):
+    """A variant that goes on with fewer nodes and grows back."""
+
+    file: Below
+    min_nodes: PositiveInt
+    max_nodes: PositiveInt
+
+
+class TrainJob(Facts):
+    """The same job for the Kubeflow Trainer, version 2."""
+
+    file: Below = Field(description="Where the TrainingRuntime and the TrainJob are written")
+
+
+class TorchrunJob(Facts):
+    """A plain script for machines without a scheduler."""
+
+    file: Below
+
+
+class TorchxJob(Facts):
+    """What only TorchX is told."""
+
+    file: Below = Field(description="Where the AppDef is written, which jobs/launch/components.py reads")
+    port: Annotated[int, Field(ge=1024, le=65535)] = Field(
+        default=29500, description="Where the nodes meet, on the first of them"
+    )
+
+
+class SubmititJob(Facts):
+    """What only submitit is told."""
+
+    file: Launcher = Field(description="Where the script is written: python -m jobs.launch.<name>")
+    timeouts: Count = Field(default=3, description="How often it starts again because its time was over")
+
+    @property
+    def module(self) -> str:
+        return self.file.removesuffix(".py").replace("/", ".")
+
+
+class KubernetesJob(Facts):
+    """What only Kubernetes is told."""
+
+    file: Below = Field(description="Where the manifest is written")
+    team: Label = Field(description="An account of the cluster file: its namespace and its queue")
+    priority: Label = Field(description="A QOS of the cluster file that the team may use")
+    gpu: Text = Field(default="nvidia.com/gpu", description="Extended resource of the GPUs")
+    shared_memory_gib: PositiveInt = Field(default=1, description="Of /dev/shm, a part of the memory")
+    elastic: ElasticJob | None = None
+    train_job: TrainJob | None = None
+
+
+class JobFile(Facts):
+    """One job. The file is `jobs/<name>.job.yaml`."""
+
+    name: JobName = Field(description="The file's name without .job.yaml")
+    description: Text = Field(description="One sentence for people")
+    module: Module
+    config: Below = Field(description="The program's configuration, such as jobs/ddp.yaml")
+    arguments: list[Text] = Field(default=[], description="More words for the program, after --config")
+    check: Module | None = Field(
+        default="jobs.config",
+        description="Reads the same options and says what is wrong, before any node is used",
+    )
+    example: Text = Field(
+        default="--train.steps=50", description="An option of the program, shown in the files' first lines"
+    )
+    data: Below | None = Field(default=None, description="Given to the program as --data.folder")
+    outputs: Below = Field(default="runs", description="Where run folders and outputs are written")
+    environment: dict[Variable, Text] = Field(default={}, description="For every process")
+    stack: Label = Field(description="A folder of images/stacks")
+    hardware: Text | None = Field(
+        default=None,
+        description="Whole machines of this type, a file of hardware/, where nothing else is asked for",
+    )
+    nodes: PositiveInt
+    gpus_per_node: Count | None = Field(
+        default=None, description="One worker process for each; 0: one worker. Needed without hardware"
+    )
+    cpus_per_node: PositiveInt | None = Field(default=None, description="Needed without hardware")
+    memory_gib_per_node: PositiveInt | None = Field(default=None, description="Needed without hardware")
+    time_limit_minutes: PositiveInt
+    warning_s: Annotated[int, Field(ge=1)] = Field(description="Between the warning and the end")
+    retries: Count = Field(
+        default=0,
+        description="Times that workers are started again on the same nodes after one has failed; "
+        "a node that dies or a job that is preempted is another matter, and not counted",
+    )
+    torchrun: TorchrunJob | None = None
+    slurm: SlurmJob | None = None
+    torchx: TorchxJob | None = None
+    submitit: SubmititJob | None = None
+    kubernetes: KubernetesJob | None = None
+
+    @property
+    def workers(self) -> int:
+        """Processes on each node."""
+        return self.gpus_per_node or 1
+
+    @property
+    def options(self) -> list[str]:
+        """The program's words, the same for every launcher."""
+        data = [f"--data.folder={self.data}"] if self.data else []
+        return ["--config", self.config, *data, *self.arguments]
+
+    @property
+    def words(self) -> str:
+        """The options as a shell reads them."""
+        return shlex.join(self.options)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment, each value as a shell reads it."""
+        return {name: shlex.quote(value) for name, value in self.environment.items()}
+
+
+def names(root: Path = CHECKOUT) -> list[str]:
+    """Every job below `root`/jobs."""
+    return sorted(path.name.removesuffix(SUFFIX) for path in (root / "jobs").glob(f"*{SUFFIX}"))
+
+
+def read(path: Path, root: Path = CHECKOUT) -> JobFile:
+    """The job of file `path`. Raises Mistake with every mistake in it."""
+    document = yamlfile.read(path, root)
+    job = yamlfile.validate(document, JobFile, document.data)
+    if job:
+        job = _sized(document, job, root)
+        _rules(document, job, root)
+    document.check()
+    assert job
+    return job
+
+
+def load(name: str, root: Path = CHECKOUT) -> JobFile:
+    """The job `name` of `root`/jobs. Raises Mistake."""
+    return read(root / "jobs" / f"{name}{SUFFIX}", root)
+
+
+def _sized(document: yamlfile.Document, job: JobFile, root: Path) -> JobFile:
+    """The job with what it asks for on each node: by need, and else all of a machine of its hardware."""
+    need = ("gpus_per_node", "cpus_per_node", "memory_gib_per_node")
+    missing = [key for key in need if getattr(job, key) is None]
+    if not missing:
+        return job
+    if job.hardware is None:
+        for key in missing:
+            document.wrong((key,), "missing; or name a machine type: hardware: h100-sxm-8x")
+        return job
+    from infra.model.load import USABLE_MEMORY, load_profile  # 50 ms, which most jobs do not need
+
+    try:
+        profile = load_profile(job.hardware, root)
+    except Mistake as mistake:
+        document.wrong(("hardware",), str(mistake).splitlines()[0])
+        return job
+    whole = {
+        "gpus_per_node": profile.accelerators.count if profile.accelerators else 0,
+        "cpus_per_node": profile.cpu.threads,
+        "memory_gib_per_node": int(profile.memory.capacity_gib * USABLE_MEMORY),
+    }
+    return job.model_copy(update={key: whole[key] for key in missing})
+
+
+def _rules(document: yamlfile.Document, job: JobFile, root: Path) -> None:
+    """What must hold between the keys."""
+    found = document.path.name.removesuffix(SUFFIX)
+    if job.name != found:
+        document.wrong(("name",), f"'{job.name}' is not the file's name; write '{found}'")
+    known = stackfolder.names(root)
+    if job.stack not in known:
+        near = yamlfile.nearest(job.stack, known, all_of="In images/stacks")
+        document.wrong(("stack",), f"no stack '{job.stack}'.{near}")
+    if not (root / job.config).is_file():
+        document.wrong(("config",), f"no file {job.config}")
+    if job.warning_s >= job.time_limit_minutes * 60:
+        text = f"{job.warning_s} s is no shorter than the whole job ({job.time_limit_minutes} minutes)"
+        document.wrong(("warning_s",), text)
+    for name in job.environment:
+        if TAKEN.fullmatch(name):
+            document.wrong(("environment", name), "a launcher sets it; another name is needed")
+    if job.torchx and job.torchx.file != f"jobs/{found}.torchx.yaml":
+        document.wrong(("torchx", "file"), f"jobs/launch/components.py looks for jobs/{found}.torchx.yaml")
+    kubernetes = job.kubernetes
+    if not any((job.torchrun, job.slurm, job.torchx, job.submitit, kubernetes)):
+        document.wrong(
+            ("name",), "none of torchrun, slurm, torchx, submitit and kubernetes: nothing to render"
+        )
+    if kubernetes is None:
+        return
+    if job.memory_gib_per_node and kubernetes.shared_memory_gib >= job.memory_gib_per_node:
+        document.wrong(
+            ("kubernetes", "shared_memory_gib"),
+            f"{kubernetes.shared_memory_gib} leaves nothing of memory_gib_per_node, {job.memory_gib_per_node}",
+        )
+    elastic = kubernetes.elastic
+    if elastic and not elastic.min_nodes <= job.nodes <= elastic.max_nodes:
+        text = f"nodes is {job.nodes}, which is not from {elastic.min_nodes} to {elastic.max_nodes}"
+        document.wrong(("kubernetes", "elastic", "min_nodes"), text)
+
+
+def render(job: JobFile, root: Path = CHECKOUT) -> dict[str, str]:
+    """Every committed file of `job`, by its path in the checkout."""
+    files = {}
+    if job.torchrun:
+        files[job.torchrun.file] = _fill("job.sh", job)
+    if job.slurm:
+        files[job.slurm.file] = _fill("job.sbatch", job, time=minutes(job.time_limit_minutes))
+    if job.torchx:
+        files[job.torchx.file] = _fill("torchx.yaml", job, image=IMAGE)
+    if job.submitit:
+        files[job.submitit.file] = _fill("submitit.py", job, module=job.submitit.module)
+    if job.kubernetes:
+        files[job.kubernetes.file] = manifest(job, root)
+        if job.kubernetes.elastic:
+            files[job.kubernetes.elastic.file] = manifest(job, root, elastic=True)
+        if job.kubernetes.train_job:
+            file = job.kubernetes.train_job.file
+            files[file] = _kubernetes(
+                "trainjob.yaml", job, root, Pods(), name=job.name, file=file, elastic=None
+            )
+    return files
+
+
+@dataclass(frozen=True)
+class Pods:
+    """How the pods of one cluster get the stack, and whose their files are."""
+
+    stack: str | None = None  # its folder's name; None: as the lock in the checkout names it
+    image: str = IMAGE
+    mounted: bool = True  # the stack is a volume, and not in the image
+    uid: int = UID
+    gid: int = UID
+
+
+def manifest(job: JobFile, root: Path = CHECKOUT, *, elastic: bool = False, pods: Pods = Pods()) -> str:
+    """The PyTorchJob of `job`, or its elastic variant."""
+    assert job.kubernetes
+    variant = job.kubernetes.elastic if elastic else None
+    name = f"{job.name}-elastic" if elastic else job.name
+    file = (variant or job.kubernetes).file
+    return _kubernetes("pytorchjob.yaml", job, root, pods, name=name, file=file, elastic=variant)
+
+
+def _kubernetes(source: str, job: JobFile, root: Path, pods: Pods, **values: object) -> str:
+    """A manifest from the template `source`, with the pod of all of them (pod.yaml.j2)."""
+    folder = pods.stack or stackfolder.path(root, job.stack).name
+    return _fill(
+        source,
+        job,
+        kubernetes=job.kubernetes,
+        python=f"/opt/stack/{folder}/bin/python",
+        image=pods.image,
+        mounted=pods.mounted,
+        uid=pods.uid,
+        gid=pods.gid,
+        flow=flow,
+        **values,
+    )
+
+
+def flow(word: str) -> str:
+    """A word as YAML takes it between brackets."""
+    return word if PLAIN.fullmatch(word) and word.lower() not in WORDS else json.dumps(word)
+
+
+def everything(root: Path = CHECKOUT) -> dict[str, str]:
+    """Every rendered file of every job, by its path in the checkout. Raises Mistake."""
+    return {path: text for name in names(root) for path, text in render(load(name, root), root).items()}
+
+
+def _fill(source: str, job: JobFile, **values: object) -> str:
+    origin = f"Rendered from jobs/{job.name}{SUFFIX} by: {COMMAND}"
+    return template(source).render(job=job, rendered=origin, **values)

@@ -1,0 +1,257 @@
+"""What must hold between the parts of a cluster file, beyond the shape of each.
+
+References are read from the file as written, so that a part with another mistake is checked as well.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Any
+
+from infra.model import hostlist
+from infra.model.cluster import ClusterFile, Place, Pool
+from infra.model.hardware import Profile
+from infra.model.machine import Machine
+from infra.model.stacks import Stack, choose
+from infra.model.yamlfile import Document, Key, nearest
+
+RESERVED = ("root", "slurm", "munge", "nobody")  # users that the nodes have for themselves
+
+NAMESPACES = ("default", "kubeflow", "kueue-system", "slipway-system", "local-path-storage")
+HIGHEST_PRIORITY = (
+    1_000_000_000  # above it are those of the cluster's own pods (kubernetes.io, PriorityClass)
+)
+
+
+def section(document: Document, name: str) -> dict[str, Any]:
+    """A top-level mapping of the file as written; empty when it is not one."""
+    value = document.data.get(name)
+    return {str(key): item for key, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _entries(document: Document, name: str) -> list[tuple[str, dict[str, Any]]]:
+    return [(key, item) for key, item in section(document, name).items() if isinstance(item, dict)]
+
+
+def _words(value: Any) -> list[tuple[int, str]]:
+    """The texts in a list, with their places."""
+    return (
+        [(i, word) for i, word in enumerate(value) if isinstance(word, str)]
+        if isinstance(value, list)
+        else []
+    )
+
+
+def references(document: Document) -> None:
+    """Names that must be defined elsewhere in the file, and definitions that must be used."""
+
+    def known(key: Key, word: str, where: str, what: str) -> None:
+        names = section(document, where)
+        if word not in names:
+            document.wrong(key, f"no {what} '{word}'.{nearest(word, names, all_of=f'In {where}')}")
+
+    slurm = "slurm" in (word for _, word in _words(document.data.get("schedulers")))
+    used = set()
+    for name, pool in _entries(document, "pools"):
+        partition = pool.get("partition")
+        if isinstance(partition, str):
+            used.add(partition)
+            known(("pools", name, "partition"), partition, "partitions", "partition")
+        elif partition is None and slurm:
+            document.wrong(("pools", name, "partition"), "missing; under Slurm every node is in a partition")
+    for name, account in _entries(document, "accounts"):
+        for index, word in _words(account.get("qos")):
+            known(("accounts", name, "qos", index), word, "qos", "QOS")
+    for name, user in _entries(document, "users"):
+        for index, word in _words(user.get("accounts")):
+            known(("users", name, "accounts", index), word, "accounts", "account")
+        if name in RESERVED:
+            document.wrong(("users", name), "is a system user of the nodes; take another name")
+    for name, qos in _entries(document, "qos"):
+        for index, word in _words(qos.get("preempts")):
+            known(("qos", name, "preempts", index), word, "qos", "QOS")
+            if word == name:
+                document.wrong(("qos", name, "preempts", index), "a QOS cannot preempt itself")
+    for name in section(document, "partitions"):
+        if name not in used:
+            document.wrong(("partitions", name), "no pool is in it: a partition needs nodes")
+    defaults = [
+        name for name, partition in _entries(document, "partitions") if partition.get("default") is True
+    ]
+    for name in defaults[1:]:
+        document.wrong(
+            ("partitions", name, "default"), f"'{defaults[0]}' is the default already; there is one"
+        )
+
+
+def kubernetes(document: Document, file: ClusterFile) -> None:
+    """What Kubernetes asks of names and numbers: an account is a namespace, a QOS is a priority class."""
+    if "kubernetes" not in file.schedulers:
+        return
+    named = [("name", None, file.name)]
+    named += [(part, name, name) for part in ("pools", "accounts", "qos") for name in getattr(file, part)]
+    for part, key, name in named:
+        if name.endswith("-"):  # the only thing that our names may and those of RFC 1123 may not
+            where = (part,) if key is None else (part, key)
+            document.wrong(where, f"'{name}' is no name in Kubernetes: it must not end with '-'")
+    for name in file.accounts:
+        if name in NAMESPACES or name.startswith("kube-"):
+            document.wrong(("accounts", name), "is a namespace of the cluster's own; take another name")
+    for name, qos in file.qos.items():
+        if name.startswith("system-"):
+            document.wrong(("qos", name), "Kubernetes keeps priority classes of 'system-' for itself")
+        if qos.priority > HIGHEST_PRIORITY:
+            text = f"{qos.priority} is above {HIGHEST_PRIORITY}, the highest priority of pods"
+            document.wrong(("qos", name, "priority"), text)
+    if not file.accounts and "accounts" not in document.data:
+        document.wrong(
+            ("accounts",), "missing; under Kubernetes jobs are submitted to an account's namespace"
+        )
+
+
+def hosts(document: Document, file: ClusterFile) -> dict[str, tuple[str, ...]]:
+    """The host names of every pool; no two hosts of a cluster share one."""
+    services = file.services
+    taken = {services.controller: "services.controller", services.accounting: "services.accounting"}
+    taken |= {services.database: "services.database"}
+    try:
+        taken |= dict.fromkeys(hostlist.expand(services.login), "services.login")
+    except ValueError as error:
+        document.wrong(("services", "login"), str(error))
+    found: dict[str, tuple[str, ...]] = {}
+    for name, pool in file.pools.items():
+        key = ("pools", name, "nodes")
+        try:
+            nodes = hostlist.expand(pool.nodes or f"{name}-[1-{pool.count}]")
+        except ValueError as error:
+            document.wrong(key, str(error))
+            continue
+        if len(nodes) != pool.count:
+            document.wrong(key, f"{pool.nodes} are {len(nodes)} hosts, but count is {pool.count}")
+        for node in _twice(nodes, taken):
+            document.wrong(key, f"host name '{node}' is there twice; first in {taken.get(node, 'this pool')}")
+        taken |= dict.fromkeys(nodes, f"pools.{name}")
+        found[name] = tuple(nodes)
+    return found
+
+
+def _twice(nodes: list[str], taken: Iterable[str]) -> list[str]:
+    """The first host of `nodes` that is there already: one line is enough, also for a thousand of them."""
+    seen = set(taken)
+    for node in nodes:
+        if node in seen:
+            return [node]
+        seen.add(node)
+    return []
+
+
+def fit(
+    document: Document,
+    file: ClusterFile,
+    name: str,
+    profile: Profile,
+    stacks: list[Stack],
+    machine: Machine | None,
+) -> Stack | None:
+    """The stack of a pool; notes what the schedulers, the place or the stacks cannot do with its hardware."""
+    key = ("pools", name, "hardware")
+    gpus = profile.accelerators
+    place = file.pools[name].place or file.place
+    for here in ("lab", "docker"):
+        if (place == here) != (file.place == here):
+            text = f"{here} is one machine: all pools are on it, or none is"
+            document.wrong(("pools", name, "place"), text)
+    cloud(document, key, place, profile)
+    if "slurm" in file.schedulers and gpus:
+        if gpus.kind == "tpu":
+            document.wrong(
+                key, f"'{profile.name}' has TPUs, which Slurm cannot schedule; write schedulers: [kubernetes]"
+            )
+            return None
+        if not gpus.device_files:
+            document.wrong(
+                key, f"'{profile.name}' states no accelerators.device_files, which Slurm binds jobs by"
+            )
+    if gpus and gpus.kind == "tpu":
+        return None  # TPU jobs bring their own image
+    try:
+        return choose(profile, stacks, {profile.architecture} | ({machine.arch} if machine else set()))
+    except ValueError as error:
+        document.wrong(key, f"no software stack runs on '{profile.name}': {error}")
+        return None
+
+
+def cloud(document: Document, key: Key, place: Place, profile: Profile) -> None:
+    """A machine in a cloud must be one that the cloud rents."""
+    if place in ("aws", "gcp") and place not in profile.instances:
+        clouds = ", ".join(profile.instances) or "none"
+        document.wrong(key, f"'{profile.name}' has no {place} instance; its clouds: {clouds}")
+
+
+def room(document: Document, file: ClusterFile, pools: list[Pool], machine: Machine) -> None:
+    """Whether this machine has the cores and the memory of all nodes. Those of place docker share cores."""
+    cores = sum(pool.cpus * pool.count for pool in pools)
+    if cores > machine.cores and file.place == "lab":
+        asking = next((name for name, pool in file.pools.items() if pool.lab_cores), None)
+        key = ("pools", asking, "lab_cores") if asking else ("pools", pools[0].name, "count")
+        what = " + ".join(f"{pool.count} nodes x {pool.cpus}" for pool in pools)
+        document.wrong(key, f"{what} = {cores} cores, but this machine has {machine.cores}")
+    schedulers = len(set(file.schedulers)) if file.place == "lab" else 1  # each has nodes of its own
+    memory = sum(pool.memory_mib * pool.count for pool in pools) * schedulers
+    if memory > machine.memory_mib:
+        what = " + ".join(f"{pool.count * schedulers} nodes x {pool.memory_mib}" for pool in pools)
+        key = ("pools", pools[0].name, "count")
+        document.wrong(key, f"{what} = {memory} MiB, but this machine has {machine.memory_mib}")
+    for pool in pools:
+        if pool.cpus > machine.cores:
+            text = f"{pool.cpus} cores in one node, but this machine has {machine.cores}"
+            document.wrong(("pools", pool.name, "lab_cores"), text)
+        if pool.memory_mib < 1024:
+            text = f"leaves {pool.memory_mib} MiB of {machine.memory_mib} for each node; 1024 is the least"
+            document.wrong(("pools", pool.name, "count"), text)
+
+
+def machines(document: Document, file: ClusterFile, nodes: dict[str, tuple[str, ...]]) -> None:
+    """What the place needs to make or find every machine of the cluster."""
+    wanted = list(dict.fromkeys([*service_hosts(file), *(name for pool in nodes.values() for name in pool)]))
+    if file.place in ("aws", "gcp"):
+        for key in ("region", "zone", *(("project",) if file.place == "gcp" else ())):
+            if getattr(file.machines, key) is None:
+                document.wrong(("machines", key), f"missing; {file.place} needs it")
+    if file.hosts:  # none at all: the site's DNS knows them by their names
+        missing = [name for name in wanted if name not in file.hosts]
+        if missing:
+            document.wrong(("hosts",), f"no address of {', '.join(missing[:4])}{' ...' * (len(missing) > 4)}")
+    for name in file.hosts:
+        if name not in wanted:
+            document.wrong(("hosts", name), f"no machine of this cluster.{nearest(name, wanted)}")
+    room = ipaddress.ip_network(file.machines.cidr).num_addresses - 8  # some belong to the network itself
+    if file.place in ("docker", "aws", "gcp") and room < len(wanted):
+        document.wrong(("machines", "cidr"), f"has room for {max(0, room)} machines, not {len(wanted)}")
+    if file.storage.kind == "lustre" and file.storage.source is None:
+        document.wrong(("storage", "source"), "missing; for example mgs.example.org@tcp:/scratch")
+    if file.place == "metal" and file.storage.kind == "place":
+        document.wrong(("storage", "kind"), "bare metal offers none of its own; write nfs, lustre or none")
+    if file.hosts and file.place != "metal":
+        document.wrong(("hosts",), f"only metal has machines of its own; {file.place} makes them")
+    for key, text in _addresses(file):
+        document.wrong(key, text)
+
+
+def service_hosts(file: ClusterFile) -> list[str]:
+    """Every host of a service once; none when the login range is broken, which is told elsewhere."""
+    services = file.services
+    try:
+        login = hostlist.expand(services.login)
+    except ValueError:
+        login = []
+    return list(dict.fromkeys([services.controller, services.accounting, services.database, *login]))
+
+
+def _addresses(file: ClusterFile) -> list[tuple[Key, str]]:
+    seen: dict[str, str] = {}
+    wrong: list[tuple[Key, str]] = []
+    for name, host in file.hosts.items():
+        if host.address in seen:
+            wrong.append((("hosts", name, "address"), f"{host.address} is '{seen[host.address]}' already"))
+        seen[host.address] = name
+    return wrong

@@ -1,0 +1,1 @@
+"""Where a cluster runs: containers here, kind, or machines."""

@@ -1,0 +1,210 @@
+"""Looking into a running kind cluster: state on one screen, logs, a shell, the environment of the user's own."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from rich.table import Table
+
+from infra.base.errors import Failure, Mistake
+from infra.base.paths import CHECKOUT, cache
+from infra.base.progress import console
+from infra.places.kind import facts
+from infra.places.kind import job as jobs
+from infra.places.kind.cluster import Kind, kubectl
+from infra.places.lab.look import JOURNAL
+from infra.places.lab.status import gib
+
+
+def status(kind: Kind, *, as_json: bool) -> bool:
+    """Print the state of the cluster; returns whether everything that should run does."""
+    found = collect(kind)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print(kind, found)
+    return bool(found["nodes"]) and all(node["ok"] for node in found["nodes"])
+
+
+def collect(kind: Kind) -> dict[str, Any]:
+    """Everything that `status` shows, as plain values."""
+    try:
+        world, why = jobs.world(kind), ""
+    except (Failure, OSError) as failure:
+        world, why = facts.World(), f"the API server does not answer: {failure}"
+    nodes = {facts.name(node): node for node in world.nodes}
+    return {
+        "cluster": kind.cluster.name,
+        "nodes": [
+            {
+                "name": kind.called(container.name),
+                "container": container.name,
+                "state": container.state,
+                "address": ", ".join(container.addresses),
+                **_node(kind, container.name, nodes.get(container.name), why),
+            }
+            for container in kind.containers()
+        ],
+        "jobs": [asdict(each) for each in facts.jobs(world)],
+        "waiting": facts.waiting_workloads(world),
+        "disk": {
+            "free_gib": round(shutil.disk_usage(CHECKOUT).free / 2**30, 1),
+            "cache_gib": gib(cache()),
+            "runs_gib": gib(kind.runs),
+        },
+    }
+
+
+def _node(kind: Kind, container: str, node: dict[str, Any] | None, why: str) -> dict[str, Any]:
+    there = (node or {}).get("status", {}).get("allocatable", {})
+    resource = next(
+        (
+            pool.hardware.accelerators.kubernetes_resource
+            for pool in kind.cluster.pools
+            if pool.hardware.accelerators and kind.called(container) in pool.nodes
+        ),
+        None,
+    )
+    wrong = facts.reason(node) if node else why or "not in the cluster"
+    return {
+        "ready": bool(node) and facts.ready(node or {}),
+        "cpu": there.get("cpu", ""),
+        "memory": there.get("memory", ""),
+        "gpus": int(there.get(resource, 0)) if resource else 0,
+        "simulated": bool(resource),
+        "version": (node or {}).get("status", {}).get("nodeInfo", {}).get("kubeletVersion", ""),
+        "reason": wrong,
+        "ok": not wrong,
+    }
+
+
+def _print(kind: Kind, found: dict[str, Any]) -> None:
+    if not found["nodes"]:
+        console.print(f"{found['cluster']}: not up; run: make cluster-up CLUSTER={kind.cluster.file}")
+        return
+    console.print(_table(("node", "state", "GPUs", "CPU", "address", "what is wrong"), [
+        (
+            ("" if node["ok"] else "red"),
+            node["name"],
+            "ready" if node["ready"] else "not ready" if node["state"] == "running" else node["state"],
+            f"{node['gpus']} simulated" if node["gpus"] else "-",
+            node["cpu"],
+            node["address"],
+            node["reason"],
+        )
+        for node in found["nodes"]
+    ]))  # fmt: skip
+    console.print()
+    rows = [
+        (
+            "",
+            each["namespace"],
+            each["name"],
+            each["state"].lower(),
+            ", ".join(kind.called(node) for node in each["nodes"]),
+            each["waits"],
+        )
+        for each in found["jobs"]
+    ]
+    if rows:
+        console.print(_table(("namespace", "job", "state", "nodes", "waits for"), rows))
+    else:
+        console.print("no jobs")
+    others = [each for each in found["waiting"] if each["job"] not in {job["name"] for job in found["jobs"]}]
+    for each in others:
+        console.print(f"{each['namespace']}/{each['job']} waits in queue {each['queue']}: {each['why']}")
+    disk = found["disk"]
+    console.print(
+        f"\ndisk: {disk['free_gib']} GiB free; cache {disk['cache_gib']} GiB, runs {disk['runs_gib']} GiB"
+    )
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Each row begins with its style."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for style, *cells in rows:
+        table.add_row(*cells, style=style)
+    return table
+
+
+def logs(kind: Kind, what: str, *, follow: bool) -> None:
+    """Print the journal of a node, or what the pods of a job or of a service say; of every node when '' ."""
+    if not kind.containers():
+        kind.require_up()
+    if what:
+        words = ["--follow"] if follow else []
+        container = _container(kind, what)
+        if container:
+            _become("docker", "exec", container, *JOURNAL, *words)
+        namespace, selector = _pods(kind, what)
+        os.environ.update(kind.environment)
+        pods = ["--namespace", namespace, "--selector", selector, "--prefix", "--all-containers", "--tail=40"]
+        _become(str(kubectl()), "logs", *pods, *words)
+    if follow:
+        raise Mistake("--follow needs a node, a job or a service; for example: make logs NODE=c1 FOLLOW=1")
+    for each in kind.containers():
+        console.rule(kind.called(each.name), align="left")
+        sys.stdout.flush()
+        subprocess.run(["docker", "exec", each.name, *JOURNAL], check=False)
+
+
+def _pods(kind: Kind, what: str) -> tuple[str, str]:
+    """Namespace and label selector of the pods of a job, or of a deployment or daemon set."""
+    kind.require_up()
+    for there in facts.jobs(jobs.world(kind)):
+        if there.name == what:
+            return there.namespace, f"{facts.JOB_LABEL}={what}"
+    owners = kind.get("deployments,daemonsets", "--all-namespaces")
+    for each in owners:
+        if facts.name(each) == what:
+            labels = each["spec"]["selector"]["matchLabels"]
+            return each["metadata"]["namespace"], ",".join(f"{key}={value}" for key, value in labels.items())
+    nodes = ["control-plane", *kind.workers]
+    names = sorted(facts.name(each) for each in owners)
+    raise Mistake(
+        f"NODE={what}: no node, job or service of that name; nodes: {', '.join(nodes)}; services: {', '.join(names)}"
+    )
+
+
+def shell(kind: Kind, node: str) -> NoReturn:
+    """Replace this process by a shell: one of this machine that has kubectl, or root's on `node`."""
+    kind.require_up() if not node else None
+    if node:
+        container = _container(kind, node)
+        if not container:
+            raise Mistake(f"NODE={node}: there are control-plane, {', '.join(kind.workers)}")
+        tty = ["-t"] if sys.stdin.isatty() else []
+        _become("docker", "exec", "-i", *tty, container, "bash", "-l")
+    os.environ.update(kind.environment)
+    os.environ["PATH"] = f"{CHECKOUT / 'bin'}:{os.environ['PATH']}"
+    os.environ["SLIPWAY_CLUSTER"] = kind.cluster.name
+    _become("bash")
+
+
+def env(kind: Kind) -> None:
+    """Print shell lines that point kubectl at the cluster; eval-ing them twice does no harm."""
+    folder = shlex.quote(str(CHECKOUT / "bin"))
+    print(
+        f"export SLIPWAY_CLUSTER={shlex.quote(kind.cluster.name)} KUBECONFIG={shlex.quote(str(kind.kubeconfig))}"
+    )
+    print(f'case ":$PATH:" in *:{folder}:*) ;; *) export PATH={folder}:"$PATH" ;; esac')
+
+
+def _container(kind: Kind, what: str) -> str | None:
+    """The container that people call `what`."""
+    names = {kind.called(each.name): each.name for each in kind.containers()}
+    names |= {name: name for name in names.values()}
+    return names.get(what)
+
+
+def _become(*words: str) -> NoReturn:
+    """Replace this process, so that Ctrl-C and the exit status are the command's own."""
+    os.execvp(words[0], words)  # noqa: S606 - no shell is wanted

@@ -1,0 +1,100 @@
+"""The Docker Compose project of one lab cluster, and the machines (containers) in it."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.base import paths, process
+from infra.base.errors import Failure
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running or stopped container: `health` is empty when it does not run."""
+
+    name: str
+    container: str
+    state: str
+    health: str
+    started: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Project:
+    """The Compose project of the cluster called `cluster`. Volumes and networks carry its label."""
+
+    cluster: str
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", paths.build(self.cluster))
+
+    @property
+    def name(self) -> str:
+        return f"slipway-{self.cluster}"
+
+    def compose(self, *words: str, log: Path) -> None:
+        """Run `docker compose` on this project, with its output in `log`."""
+        process.logged(
+            ["docker", "compose", "--project-directory", self.folder, "--progress", "plain", *words], log
+        )
+
+    def containers(self) -> list[Node]:
+        """Every container of the project, running or not, in the order of their names."""
+        ids = process.output(
+            ["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}"]
+        ).split()
+        if not ids:
+            return []
+        found: list[dict[str, Any]] = json.loads(process.output(["docker", "inspect", *ids]))
+        return sorted((_node(facts) for facts in found), key=lambda node: node.container)
+
+    def leftovers(self, kind: str) -> list[str]:
+        """Names of what Docker still has of this project; kind is `volume` or `network`."""
+        label = f"label=com.docker.compose.project={self.name}"
+        return process.output(["docker", kind, "ls", "--filter", label, "--format", "{{.Name}}"]).split()
+
+    @property
+    def login(self) -> str:
+        return "login"
+
+    @property
+    def workdir(self) -> Path:
+        """The nodes see the checkout under the path that it has here."""
+        return paths.CHECKOUT
+
+    def fetch(self, id: str) -> Path:
+        """The run folder of a job: the nodes write into the checkout itself."""
+        runs = paths.CHECKOUT / "runs"
+        runs.mkdir(exist_ok=True)
+        return runs / id
+
+    def container(self, node: str) -> str:
+        return f"{self.cluster}-{node}"
+
+    def run(self, node: str, *words: str, user: str = "root", cwd: Path | None = None) -> str:
+        """What `words` print on `node`. Raises Failure with the last line of error."""
+        where = ["--workdir", str(cwd)] if cwd else []
+        return process.output(["docker", "exec", "--user", user, *where, self.container(node), *words])
+
+    def require_up(self) -> None:
+        """Raise Failure unless the login node is there and running."""
+        for node in self.containers():
+            if node.name == "login" and node.state == "running":
+                return
+        raise Failure(f"cluster '{self.cluster}' is not up; run: make cluster-up")
+
+
+def _node(facts: dict[str, Any]) -> Node:
+    state = facts["State"]
+    networks = facts["NetworkSettings"]["Networks"].values()
+    return Node(
+        name=facts["Config"]["Labels"]["com.docker.compose.service"],
+        container=facts["Name"].lstrip("/"),
+        state=state["Status"],
+        health=state.get("Health", {}).get("Status", "") if state["Running"] else "",
+        started=state["StartedAt"],
+        addresses=tuple(network["IPAddress"] for network in networks if network["IPAddress"]),
+    )

@@ -1,0 +1,112 @@
+"""`make status`: nodes, jobs, health, addresses and disk of a running cluster, on one screen or as JSON."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from infra.base.errors import Failure
+from infra.base.paths import CHECKOUT, cache
+from infra.base.progress import console
+from infra.model.load import load_cluster
+from infra.model.machine import read_machine
+from infra.places.lab.compose import Project
+from infra.proof import table
+
+
+def status(path: Path, *, as_json: bool) -> bool:
+    """Print the state of the cluster of file `path`; returns whether everything that should run does."""
+    facts = collect(project(path))
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+    return bool(facts["nodes"]) and all(node["ok"] for node in facts["nodes"])
+
+
+def project(path: Path) -> Project:
+    """The containers of the cluster of file `path`."""
+    return Project(load_cluster(path, machine=read_machine()).name)
+
+
+def collect(project: Project) -> dict[str, Any]:
+    """Everything that `status` shows, as plain values."""
+    containers = project.containers()
+    slurm = _slurm_nodes(project)
+    nodes = [
+        {
+            "name": node.name,
+            "container": node.container,
+            "state": node.state,
+            "health": node.health,
+            "address": ", ".join(node.addresses),
+            "slurm": slurm.get(node.name, {}).get("state", ""),
+            "reason": slurm.get(node.name, {}).get("reason", ""),
+            "ok": node.health == "healthy" and not slurm.get(node.name, {}).get("reason"),
+        }
+        for node in containers
+    ]
+    return {
+        "cluster": project.cluster,
+        "nodes": nodes,
+        "jobs": _jobs(project),
+        "disk": {
+            "free_gib": round(shutil.disk_usage(CHECKOUT).free / 2**30, 1),
+            "cache_gib": gib(cache()),
+            "runs_gib": gib(CHECKOUT / "runs"),
+        },
+    }
+
+
+def _slurm_nodes(project: Project) -> dict[str, dict[str, str]]:
+    try:
+        lines = project.run("login", "sinfo", "-h", "-N", "-o", "%N|%T|%E").splitlines()
+    except Failure:
+        return {}
+    rows = (line.split("|", 2) for line in lines)
+    return {
+        name: {"state": state, "reason": "" if reason == "none" else reason} for name, state, reason in rows
+    }
+
+
+def _jobs(project: Project) -> list[dict[str, str]]:
+    try:
+        return table.listed(project, project.login)
+    except Failure:
+        return []
+
+
+def gib(folder: Path) -> float:
+    """GiB on disk below `folder`; 0 where it is not there."""
+    if not folder.exists():
+        return 0.0
+    # Not by process.output: files may go while they are counted, which du calls a failure.
+    done = subprocess.run(["du", "-sk", folder], capture_output=True, text=True, check=False)
+    return round(int((done.stdout or "0").split()[0]) / 2**20, 2)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    if not facts["nodes"]:
+        console.print(f"{facts['cluster']}: not up; run: make cluster-up")
+        return
+    nodes = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("node", "container", "Slurm", "address", "what is wrong"):
+        nodes.add_column(column)
+    for node in facts["nodes"]:
+        nodes.add_row(
+            node["name"],
+            node["health"] or node["state"],
+            node["slurm"],
+            node["address"],
+            node["reason"],
+            style="" if node["ok"] else "red",
+        )
+    console.print(nodes)
+    table.show(facts["jobs"])
+    disk = facts["disk"]
+    console.print(
+        f"\ndisk: {disk['free_gib']} GiB free; cache {disk['cache_gib']} GiB, runs/ {disk['runs_gib']} GiB"
+    )

@@ -1,0 +1,133 @@
+"""Looking into a cluster of machines: state, logs, a shell, the environment of the user's own shell."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+from rich.table import Table
+
+from infra.base.errors import Failure, Mistake
+from infra.base.paths import CHECKOUT
+from infra.base.progress import console
+from infra.model.cluster import Cluster
+from infra.places.site import retire
+from infra.places.site.site import Site, remote
+from infra.proof import table
+
+JOURNAL = ["journalctl", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=40"]
+AT_ONCE = 32  # connections
+
+
+def status(cluster: Cluster, *, as_json: bool) -> bool:
+    """Print machines, nodes and jobs; returns whether every machine answers and Slurm can use every node."""
+    site = Site(cluster)
+    facts = collect(site)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+    return all(machine["ok"] for machine in facts["machines"])
+
+
+def collect(site: Site) -> dict[str, Any]:
+    """Everything that `status` shows, as plain values."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = dict(pool.map(lambda m: (m.name, _answer(site, m.name)), site.machines))
+    slurm: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    jobs: list[dict[str, str]] = []
+    if not answers[site.controller]:
+        slurm = retire.states(site)
+        reasons = retire.reasons(site)
+        jobs = table.listed(site, site.controller)
+    machines = [
+        {
+            "name": m.name,
+            "address": m.address,
+            "hardware": m.hardware,
+            "slurm": slurm.get(m.name, "").lower(),
+            "reason": answers[m.name] or reasons.get(m.name, ""),
+            "ok": not answers[m.name] and not reasons.get(m.name),
+        }
+        for m in site.machines
+    ]
+    return {"cluster": site.name, "machines": machines, "jobs": jobs}
+
+
+def _answer(site: Site, name: str) -> str:
+    """Why a machine does not answer; empty when it does."""
+    done = subprocess.run(
+        [*site.ssh(name), "true"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else "no answer"
+
+
+def _print(facts: dict[str, Any]) -> None:
+    machines = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("machine", "address", "hardware", "Slurm", "what is wrong"):
+        machines.add_column(column)
+    for row in facts["machines"]:
+        cells = [row["name"], row["address"], row["hardware"], row["slurm"], row["reason"]]
+        machines.add_row(*cells, style="" if row["ok"] else "red")
+    console.print(machines)
+    table.show(facts["jobs"])
+
+
+def logs(cluster: Cluster, node: str, *, follow: bool) -> None:
+    """Print the last lines of one machine's journal, or of each machine's."""
+    site = Site(cluster)
+    if node:
+        words = [*JOURNAL, *(["--follow"] if follow else [])]
+        _become(*site.ssh(_known(site, node)), remote(words, "root", None))
+    if follow:
+        raise Mistake(f"--follow needs a node; for example: make logs NODE={site.controller} FOLLOW=1")
+    for machine in site.machines:
+        console.rule(machine.name, align="left")
+        sys.stdout.flush()
+        subprocess.run([*site.ssh(machine.name), remote(JOURNAL, "root", None)], check=False)
+
+
+def shell(cluster: Cluster, node: str) -> None:
+    """Replace this process by a shell: the user's on the login node, the admin's elsewhere."""
+    site = Site(cluster)
+    words = ["-t"] if sys.stdin.isatty() else []
+    command = site.ssh(_known(site, node or site.login))
+    command[1:1] = words
+    if node in ("", site.login):
+        _become(*command, f"sudo -n -H -u {shlex.quote(site.user)} -- bash -l")
+    _become(*command, "sudo -n -H -- bash -l")
+
+
+def env(cluster: Cluster) -> None:
+    """Print shell lines that point bin/ at this cluster; eval-ing them twice does no harm."""
+    folder = shlex.quote(str(CHECKOUT / "bin"))
+    values = {
+        "SLIPWAY_CLUSTER": cluster.name,
+        "SLIPWAY_CLUSTER_FILE": cluster.file,
+        "SLIPWAY_USER": cluster.user,
+        "SLIPWAY_LOGIN": cluster.login[0],
+    }
+    print("export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items()))
+    print(f'case ":$PATH:" in *:{folder}:*) ;; *) export PATH={folder}:"$PATH" ;; esac')
+
+
+def _known(site: Site, node: str) -> str:
+    names = [machine.name for machine in site.machines]
+    if node not in names:
+        raise Mistake(f"NODE={node}: cluster '{site.name}' has {', '.join(names)}")
+    return node
+
+
+def _become(*words: str) -> NoReturn:
+    """Replace this process, so that Ctrl-C and the exit status are the command's own."""
+    try:
+        os.execvp(words[0], words)  # noqa: S606 - no shell is wanted
+    except FileNotFoundError:
+        raise Failure(f"{words[0]} is not on this machine: install the OpenSSH client") from None

@@ -1,0 +1,80 @@
+"""How the machines are reached: a key of the cluster's own, and host keys known before the first connection."""
+
+import subprocess
+from pathlib import Path
+
+from infra.base import paths
+from infra.base.process import output
+from infra.places.site.site import Site
+
+CONFIG = """\
+# Written by cluster-up from machines.json. Use it: ssh -F {path} <machine>
+Host *
+  User {admin}
+  IdentityFile {key}
+  IdentitiesOnly yes
+  UserKnownHostsFile {known}
+  StrictHostKeyChecking yes
+  UpdateHostKeys no
+  PasswordAuthentication no
+  ConnectTimeout 10
+  ServerAliveInterval 15
+  ControlMaster auto
+  ControlPath {control}/%C
+  ControlPersist 60
+"""
+
+
+def ensure_key(folder: Path) -> Path:
+    """Ansible's key pair, `admin` and `admin.pub`, made when missing, for the owner's eyes only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    key = folder / "admin"
+    if not key.is_file() or not key.with_suffix(".pub").is_file():
+        key.unlink(missing_ok=True)
+        output(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "slipway", "-f", key])
+    return key
+
+
+def write(site: Site) -> None:
+    """ssh/config and ssh/known_hosts of the machines that there are now; those that went are not in them."""
+    folder = site.ssh_config.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    control = paths.cache() / "ssh"  # short: a socket's path has 108 bytes
+    control.mkdir(parents=True, exist_ok=True)
+    control.chmod(0o700)
+    bastion = site.outputs.get("bastion")
+    hosts = [f"Host {m.name}\n  HostName {m.address}\n" for m in site.machines]
+    known = [f"{m.name},{m.address} {m.host_key}\n" for m in site.machines if m.host_key]
+    general = CONFIG.format(
+        path=site.ssh_config,
+        admin=site.cluster.spec.machines.admin,
+        key=site.folder / "secrets" / "admin",
+        known=folder / "known_hosts",
+        control=control,
+    )
+    if bastion:
+        # {address, host_key, command}: a cloud's only way in; with a command, through its own tunnel
+        hosts.append(f"Host bastion\n  HostName {bastion['address']}\n  ProxyJump none\n")
+        if bastion.get("command"):
+            hosts.append(f"  ProxyCommand {bastion['command']}\n")
+        if bastion.get("host_key"):
+            known.append(f"bastion,{bastion['address']} {bastion['host_key']}\n")
+        general += "  ProxyJump bastion\n"
+    # ssh takes the first value that it finds, so that a machine's own lines come first
+    put(site.ssh_config, "".join(hosts) + general)
+    put(folder / "known_hosts", "".join(known))
+
+
+def hang_up(site: Site, host: str) -> None:
+    """End the connection that ssh keeps open for the next command."""
+    subprocess.run([*site.ssh(host)[:-1], "-O", "exit", host], capture_output=True, check=False)
+
+
+def put(path: Path, text: str) -> bool:
+    """Make `path` hold `text`; whether it did not."""
+    if path.is_file() and path.read_text() == text:
+        return False
+    path.write_text(text)
+    path.chmod(0o600)
+    return True

@@ -1,0 +1,1 @@
+"""A job on a running cluster, and the checks of its nodes."""

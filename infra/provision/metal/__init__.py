@@ -1,0 +1,1 @@
+"""Machines that are servers with a management controller."""

@@ -1,0 +1,1 @@
+"""What a job learns from its scheduler and its node."""

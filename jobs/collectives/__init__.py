@@ -1,0 +1,1 @@
+"""A sweep of collectives, beside what the link can do."""

@@ -1,0 +1,1 @@
+"""Text as bytes: shards, batches, proofs of which samples were seen."""

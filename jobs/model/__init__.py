@@ -1,0 +1,1 @@
+"""The model and how it is optimised, in which precision."""

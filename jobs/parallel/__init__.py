@@ -1,0 +1,1 @@
+"""Ranks, their mesh, and how a model is spread over it."""

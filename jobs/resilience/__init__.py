@@ -1,0 +1,1 @@
+"""Nothing is lost when something dies."""

@@ -1,0 +1,1 @@
+"""python -m jobs VERB: what is done before and after a run."""
