@@ -1,11 +1,11 @@
 """Building a thing once: a name made from everything that goes into it, and a lock while it is made."""
 
-import fcntl
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from infra.base import lock
 from infra.base.paths import cache
 
 
@@ -37,11 +37,6 @@ def _ignored(file: Path) -> bool:
     return file.name in ("README.md", "configure.yml") or "__pycache__" in file.parts
 
 
-@contextmanager
-def only_one(what: str) -> Iterator[None]:
+def only_one(what: str) -> AbstractContextManager[None]:
     """Hold the lock on building `what`: a second command that builds it waits for the first."""
-    folder = cache() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / hashlib.sha256(what.encode()).hexdigest()[:16]).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return lock.waited(cache() / "locks" / hashlib.sha256(what.encode()).hexdigest()[:16])

@@ -9,8 +9,8 @@ from typing import Any
 
 from infra.base.errors import Failure
 from infra.base.process import output
+from infra.base.wait import until
 from infra.bench.figure import Figure, Result
-from infra.bench.trial import until
 from infra.bench.world import World
 from infra.proof import run as job
 

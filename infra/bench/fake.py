@@ -19,8 +19,8 @@ from ruamel.yaml import YAML
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
 from infra.base.progress import Step
+from infra.base.wait import until
 from infra.bench.render import tree
-from infra.bench.trial import until
 from infra.images import programs
 from infra.model.cluster import Cluster
 from infra.model.load import load_cluster

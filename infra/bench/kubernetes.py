@@ -15,9 +15,9 @@ from ruamel.yaml import YAML
 from infra.base.errors import Failure
 from infra.base.process import output
 from infra.base.progress import Step
+from infra.base.wait import until
 from infra.bench.cluster import ABOVE_IMPORT_S, REPEATS, SECOND_GOAL_S, Start, between, split, steps
 from infra.bench.figure import Figure, Result, phases_line
-from infra.bench.trial import until
 from infra.bench.watch import PODS, WORKLOADS, Event, watching
 from infra.bench.world import KIND, World
 from infra.host import engine

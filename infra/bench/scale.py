@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from infra.base.errors import Failure
 from infra.base.progress import Step
+from infra.base.wait import until
 from infra.bench import fake
 from infra.bench.figure import Figure, Result
-from infra.bench.trial import until
 from infra.bench.watch import PODS, WORKLOADS, Event, watching
 from infra.bench.world import World
 from infra.places.kind.cluster import Kind

@@ -1,11 +1,8 @@
 """A cluster beside the user's own, for tests and measurements: the same but for its name."""
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
 
 # What a make, a shell or a package manager around us has set, and which would decide instead of the command.
@@ -45,13 +42,3 @@ def environment(name: str, file: Path, checkout: Path = CHECKOUT) -> dict[str, s
         "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}",
         "SLIPWAY_CLUSTER": name,
     }
-
-
-def until(what: str, true: Callable[[], object], timeout_s: float = 180, every_s: float = 0.5) -> float:
-    """Wait until `true()`; returns the seconds that took. Raises Failure naming `what` when it never is."""
-    start = time.monotonic()
-    while not true():
-        if time.monotonic() - start > timeout_s:
-            raise Failure(f"still waiting for {what} after {timeout_s:.0f} s")
-        time.sleep(every_s)
-    return time.monotonic() - start

@@ -7,7 +7,6 @@ begins with an empty cache and builds images under a name of its own, neither th
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.base import paths
+from infra.base import lock, paths
 from infra.base.errors import Failure
 from infra.base.process import output
 from infra.base.progress import Step
@@ -126,12 +125,7 @@ class World:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Only one bench of this checkout at a time; what a killed one has left of our machines is removed."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failure("another `python -m infra bench` runs in this checkout: wait for it") from None
+    with lock.held(FOLDER / "lock", "the bench of this checkout"):
         _no_foreign_machines()
         for name in (SITE, MANY):
             remove_machines(name)

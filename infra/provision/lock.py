@@ -1,59 +1,13 @@
-"""One run at a time on the machines of a cluster: a lock that says whose it is, and Pulumi's own locks.
+"""Pulumi's own lock, which it keeps in its state: it outlives a killed process, and is lifted when that is dead.
 
-The first is an flock on build/<cluster>/provision.lock: the kernel frees it with the process that holds it. Pulumi
-keeps another in its state, which outlives a killed process; that one is lifted only when its process is dead.
+Beside it stands ours (infra/base/lock.py), which says whose it is before Pulumi begins.
 """
 
-import fcntl
-import getpass
-import json
 import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-
-from infra.base.errors import Failure
-
-
-@contextmanager
-def held(file: Path, cluster: str) -> Iterator[None]:
-    """Hold the lock of `cluster` while the block runs. Raises Failure that says who has it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise Failure(refusal(cluster, lock.read())) from None
-        lock.truncate(0)
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        lock.write(
-            json.dumps({"pid": os.getpid(), "user": user(), "host": socket.gethostname(), "since": now})
-        )
-        lock.flush()
-        try:
-            yield
-        finally:
-            lock.truncate(0)
-
-
-def refusal(cluster: str, content: str) -> str:
-    """What someone is told who finds the lock held; `content` is what its holder has written."""
-    try:
-        who = json.loads(content)
-        whose = f"{who['user']} (pid {who['pid']} on {who['host']}) since {who['since']}"
-    except (ValueError, KeyError):
-        whose = "another run that has just begun"
-    return f"the machines of {cluster} are being worked on by {whose}: wait until that is done, or end it"
-
-
-def user() -> str:
-    """The person, also behind sudo."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from infra.base import paths
 from infra.base.errors import Failure
+from infra.base.lock import held
 from infra.base.process import output
 from infra.base.progress import Step
 from infra.images import machine, targets
@@ -155,7 +156,7 @@ class Provisioner:
     @contextmanager
     def _locked(self) -> Iterator[Any]:
         """The stack, while no other run works on this cluster."""
-        with lock.held(self.folder / "provision.lock", self.cluster.name), self._opened() as stack:
+        with held(self.folder / "provision.lock", f"cluster '{self.cluster.name}'"), self._opened() as stack:
             yield stack
 
     @contextmanager
@@ -285,7 +286,7 @@ class Provisioner:
             return
         who = ", ".join(f"{h.user} (pid {h.pid} on {h.host}) since {h.since}" for h in holders) or "someone"
         raise Failure(
-            f"the machines of {self.cluster.name} are being worked on by {who}: wait until that is done;"
+            f"cluster '{self.cluster.name}' is being worked on by {who}: wait until that is done;"
             " if that run was killed, run `pulumi cancel` in "
             f"{self.folder / 'pulumi'}"
         )

@@ -18,9 +18,9 @@ from ruamel.yaml import YAML
 
 from infra.base.paths import CHECKOUT
 from infra.base.process import output
+from infra.base.wait import until as until
 from infra.bench import trial
 from infra.bench.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
-from infra.bench.trial import until as until
 from infra.images import targets
 from infra.model.load import load_cluster
 from infra.places.kind import facts

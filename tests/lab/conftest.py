@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from infra.base.paths import CHECKOUT
+from infra.base.wait import until as until
 from infra.bench import trial
 from infra.bench.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
-from infra.bench.trial import until as until
 from infra.places.lab.compose import Project
 from infra.proof import run as job
 from tests.training import TRAIN, at_step

@@ -18,9 +18,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from infra.base.paths import CHECKOUT, build
+from infra.base.wait import until as until
 from infra.bench import trial
 from infra.bench.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
-from infra.bench.trial import until as until
 from infra.model.cluster import Cluster
 from infra.model.load import load_cluster
 from infra.places.site.site import Site

@@ -18,8 +18,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from infra.base.paths import CHECKOUT, build
+from infra.base.wait import until
 from infra.bench import trial
-from infra.bench.trial import until
 from infra.model import slurmrelease
 from infra.places.site import retire, upgrade
 from tests.machines.conftest import FOREIGN, Machines

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from infra.base import lock
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, build
 from infra.base.process import output
 from infra.base.progress import Step
 from infra.model.load import load_cluster
-from infra.provision import lock
 from infra.provision.events import Change
 from infra.provision.stack import Outputs, Provisioner
 
@@ -266,7 +266,7 @@ def test_a_second_run_at_the_same_time_is_told_whose_the_first_is(made: Outputs)
     with lock.held(build(NAME) / "provision.lock", NAME):
         for run in (lambda: provisioner().preview(), up):
             with pytest.raises(
-                Failure, match=rf"{lock.user()} \(pid {os.getpid()} on .*\) since 20"
+                Failure, match=rf"{lock.person()} \(pid {os.getpid()} on .*\) since 20"
             ) as refused:
                 run()
             assert "\n" not in str(refused.value)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from infra.provision.lock import user
+from infra.base.lock import person
 from tests.machines.conftest import Machines, until, write
 
 TESTED = {"real": ["place docker", "growing and shrinking"]}
@@ -205,7 +205,7 @@ def test_a_second_run_is_told_whose_the_first_is_and_after_ctrl_c_the_next_goes_
         assert refused.returncode == 1
         last = refused.stderr.strip()
         assert re.fullmatch(
-            rf"the machines of testsite are being worked on by {user()} \(pid (\d+) on \S+\) since 20\S+:"
+            rf"cluster 'testsite' is being worked on by {person()} \(pid (\d+) on \S+\) since 20\S+:"
             r" wait until that is done, or end it",
             last,
         ), refused.stdout + refused.stderr

@@ -1,64 +1,13 @@
-"""Two runs at once: the second says whose the first is; a dead run's lock is told from a living one's."""
+"""The lock that Pulumi keeps in its state: a dead run's is told from a living one's."""
 
 import os
-import re
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import pytest
-
-from infra.base.errors import Failure
-from infra.base.paths import CHECKOUT
 from infra.provision import lock
 from infra.provision.stack import begun
-
-HOLD = """
-import sys
-from pathlib import Path
-from infra.provision import lock
-with lock.held(Path(sys.argv[1]), "x"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def hold(file: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(file)],
-        cwd=CHECKOUT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout and process.stdout.readline() == "held\n"
-    return process
-
-
-def test_the_second_run_says_whose_the_first_is(tmp_path: Path) -> None:
-    other = hold(tmp_path / "lock")
-    with pytest.raises(Failure) as refused, lock.held(tmp_path / "lock", "x"):
-        pass
-    who = rf"{lock.user()} \(pid {other.pid} on {re.escape(socket.gethostname())}\) since \d{{4}}-\d\d-\d\dT"
-    assert re.search(who, str(refused.value)), refused.value
-    assert "\n" not in str(refused.value)
-    other.kill()
-    other.wait()
-    with lock.held(tmp_path / "lock", "x"):
-        pass  # the kernel has freed it
-
-
-def test_the_lock_is_free_after_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(ValueError), lock.held(tmp_path / "lock", "x"):
-        raise ValueError
-    with lock.held(tmp_path / "lock", "x"):
-        pass
-
-
-def test_a_lock_whose_holder_has_not_written_yet_is_still_refused() -> None:
-    assert "another run" in lock.refusal("x", "")
 
 
 def test_only_a_process_of_this_host_that_is_gone_is_dead() -> None:

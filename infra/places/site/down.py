@@ -2,6 +2,7 @@
 
 import shutil
 
+from infra.base import lock
 from infra.base.errors import Failure
 from infra.base.progress import console, step
 from infra.host import docker
@@ -9,7 +10,6 @@ from infra.model.cluster import Cluster
 from infra.places.site import ssh
 from infra.places.site.site import Site
 from infra.places.site.up import tools
-from infra.provision import lock
 
 
 def down(cluster: Cluster, *, purge: bool) -> None:
@@ -25,7 +25,7 @@ def down(cluster: Cluster, *, purge: bool) -> None:
         if site.file.is_file():
             for machine in site.machines:
                 ssh.hang_up(site, machine.name)
-        with lock.held(site.folder / "cluster.lock", site.name), step("machines") as this:
+        with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"), step("machines") as this:
             Provisioner(cluster, this).destroy(this)
         for name in ("machines.json", "applied.json", "state.json"):
             (site.folder / name).unlink(missing_ok=True)

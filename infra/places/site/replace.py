@@ -8,7 +8,7 @@ goes on: build/<cluster>/replace.json says which machine is to go.
 import json
 import time
 
-from infra.base import files
+from infra.base import files, lock
 from infra.base.errors import Failure, Mistake
 from infra.base.progress import Step, console, step
 from infra.model import hostlist
@@ -17,7 +17,6 @@ from infra.model.shape import parts
 from infra.places.site import retire, ssh, upgrade
 from infra.places.site.site import Machine, Site
 from infra.places.site.up import WAIT_S, configure, prepare, provision, report
-from infra.provision import lock
 
 REASON = "slipway: is replaced"
 KEEPS = {"db": "the accounting database", "slurmdbd": "the accounting service", "slurmctld": "Slurm's state"}
@@ -30,7 +29,7 @@ def machine(cluster: Cluster, node: str, *, requeue: bool) -> None:
     site = Site(cluster)
     _refuse(site, node)
     prepare(cluster)
-    with lock.held(site.folder / "cluster.lock", site.name):
+    with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"):
         now = again(site, node, requeue=requeue)
     console.print(f"{cluster.name}: {node} is a new machine, {now.hardware} at {now.address}", markup=False)
 

@@ -1,17 +1,17 @@
 """New secrets for a cluster of machines: made here, brought to every machine, the services restarted with them."""
 
+from infra.base import lock
 from infra.base.progress import console, step
 from infra.model.cluster import Cluster
 from infra.places import secrets
 from infra.places.site.site import Site
 from infra.places.site.up import configure, report
-from infra.provision import lock
 
 
 def rotate(cluster: Cluster) -> None:
     """Make a new munge key, JWT key and database password. Jobs that run go on; new ones start after it."""
     site = Site(cluster)
-    with lock.held(site.folder / "cluster.lock", site.name):
+    with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"):
         names = secrets.rotate(cluster.name)
         with step("configure") as this:
             played = configure(site, this)

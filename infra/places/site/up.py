@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from infra.base import files
+from infra.base import files, lock
 from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT, build
 from infra.base.process import logged
@@ -26,7 +26,6 @@ from infra.places.site import applied, copy, live, retire, ssh, upgrade
 from infra.places.site.play import Played, play
 from infra.places.site.site import Site
 from infra.proof import prove, verify
-from infra.provision import lock
 from infra.render import render, write
 
 WAIT_S = 240  # for Slurm to hear from every node
@@ -44,7 +43,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
     cluster = upgrade.held(cluster)
     site = Site(cluster)
     prepare(cluster)
-    with lock.held(site.folder / "cluster.lock", site.name):
+    with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"):
         retire_nodes(site, requeue=requeue)
         old = ids(site)
         empty_doomed(site, requeue=requeue)

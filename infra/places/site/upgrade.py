@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-from infra.base import files
+from infra.base import files, lock
 from infra.base.errors import Failure, Mistake
 from infra.base.progress import Step, console, step
 from infra.model import hostlist, slurmrelease
@@ -22,7 +22,6 @@ from infra.model.shape import parts
 from infra.places.site import retire
 from infra.places.site.play import play
 from infra.places.site.site import Site
-from infra.provision import lock
 
 BACKUPS = "/var/backups/slipway"  # on the machines of the database and of the controller
 REASON = "slipway: Slurm is upgraded"
@@ -197,7 +196,7 @@ def upgrade(cluster: Cluster, *, back: bool, requeue: bool) -> None:
     elif back and not slurm:
         raise Mistake(f"{cluster.file}: Slurm {after} is what runs; to go back, change software.slurm_suite")
     prepare(cluster)
-    with lock.held(site.folder / "cluster.lock", site.name):
+    with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"):
         if slurm and back:
             downgrade.slurm(site, record, before, after, requeue=requeue)
         elif slurm:
