@@ -1,6 +1,9 @@
 """Text that looks hand-written: templates, the line that says where a file is from, aligned columns."""
 
 import functools
+import io
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,50 +68,93 @@ def minutes(count: int) -> str:
 
 
 def yaml(value: Any, indent: int = 0) -> str:
-    """Plain data as block-style YAML. Text is quoted only where YAML would read something else."""
+    """Plain data as block-style YAML, the same for readers of YAML 1.1 and 1.2.
+
+    The layout is ours, for a document of ruamel.yaml takes fifty times as long; what text may stand plain, what is
+    read as something else, and how it is escaped then, is ruamel's to say.
+    """
     pad = "  " * indent
-    if isinstance(value, Mapping):
-        return "".join(f"{pad}{_scalar(key)}:{_nested(item, indent)}" for key, item in value.items())
-    lines = []
-    for item in value:
-        nested = isinstance(item, Mapping)
-        lines.append(f"{pad}- {yaml(item, indent + 1).lstrip()}" if nested else f"{pad}- {_scalar(item)}\n")
-    return "".join(lines)
+    if isinstance(value, Mapping) and value:
+        return "".join(f"{pad}{_key(key, pad)}{_nested(item, indent)}" for key, item in value.items())
+    if isinstance(value, list | tuple) and value:
+        return "".join(f"{pad}- {yaml(item, indent + 1).lstrip(' ')}" for item in value)
+    return f"{pad}{_scalar(value)}\n"
+
+
+def _key(key: Any, pad: str) -> str:
+    text = scalar(key)
+    return f"{text}:" if len(text) < LONGEST_KEY else f"? {text}\n{pad}:"
 
 
 def _nested(value: Any, indent: int) -> str:
-    if isinstance(value, Mapping):
-        return "\n" + yaml(value, indent + 1) if value else " {}\n"
-    if isinstance(value, list | tuple):
-        return "\n" + yaml(value, indent + 1) if value else " []\n"
-    if (
-        isinstance(value, str) and value.endswith("\n") and not value.startswith((" ", "\n"))
-    ):  # lines stay lines
-        return " |\n" + "".join(f"{'  ' * (indent + 1)}{line}\n" for line in value.splitlines())
+    if isinstance(value, Mapping | list | tuple) and value:
+        return "\n" + yaml(value, indent + 1)
+    if isinstance(value, str) and _LINES.fullmatch(value):  # lines stay lines
+        return " |\n" + "".join(f"{'  ' * (indent + 1)}{line}\n" for line in value.split("\n")[:-1])
     return "\n" if value is None else f" {_scalar(value)}\n"
 
 
-_WORDS = {"null", "~", "true", "false", "yes", "no", "on", "off", "y", "n", ""}
-
-
 def _scalar(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    text = str(value)
-    plain = (
-        text.lower() not in _WORDS
-        and text[0] not in "!&*-?|>%@`'\"#{}[],:= "
-        and ": " not in text
-        and " #" not in text
-        and not text.endswith((" ", ":"))
-        and "\n" not in text
-        and not _number(text)
-    )
-    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    if isinstance(value, Mapping | list | tuple):
+        return "{}" if isinstance(value, Mapping) else "[]"
+    return scalar(value)
 
 
-def _number(text: str) -> bool:
-    """Whether YAML 1.1 or 1.2 may read `text` as a number, a time or a date."""
-    return text[0] in "0123456789+." and not any(c.isalpha() and c.lower() not in "exoabcdf_" for c in text)
+LONGEST_KEY = 1000  # characters; readers look no further than 1024 for the colon
+# Whole lines of ASCII without control characters, none blank and none that begins or ends with a blank but by spaces before.
+_LINES = re.compile(r"(?! )(?: *[!-~](?:[ -~]*[!-~])?\n)+")
+
+
+def scalar(value: Any, *, flow: bool = False) -> str:
+    """A text, number, switch or None as YAML takes it, also between brackets if `flow`. Raises TypeError."""
+    if isinstance(value, str):
+        return _text(str(value), flow)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        return _float(value)
+    raise TypeError(f"{value!r} is a {type(value).__name__}: no text, number, switch or None")
+
+
+@functools.cache
+def _ruamel() -> Any:
+    from ruamel.yaml import YAML
+
+    writer = YAML()
+    writer.allow_unicode = True
+    return writer
+
+
+def _float(value: float) -> str:
+    text: str = _ruamel().representer.represent_float(value).value
+    return text
+
+
+@functools.lru_cache(maxsize=10_000)
+def _text(text: str, flow: bool) -> str:
+    """Plain where every reader reads this text then, else between double quotes."""
+    from ruamel.yaml.emitter import Emitter
+
+    out = io.StringIO()
+    emitter = Emitter(out, allow_unicode=True, width=sys.maxsize, dumper=_ruamel())
+    analysis = emitter.analyze_scalar(text)
+    plain = analysis.allow_flow_plain if flow else analysis.allow_block_plain
+    if plain and not analysis.multiline and not _other_than_text(text):
+        return text
+    emitter.write_double_quoted(text, split=False)
+    return out.getvalue().strip(" ")
+
+
+def _other_than_text(text: str) -> bool:
+    """Whether some reader takes this plain text for a number, a switch, a time, null, a merge or a directive."""
+    from ruamel.yaml.resolver import implicit_resolvers
+
+    if _NUMBER_LIKE.fullmatch(text):
+        return True
+    return any(pattern.match(text) for _, _, pattern, _ in implicit_resolvers)
+
+
+# More than any reader's rules: Go's library leaves all _ out, Python's counts 1:30 by sixties.
+_NUMBER_LIKE = re.compile(r"[-+]?[0-9.][0-9a-fA-FxXobBOeEtTzZ_.:+ -]*|[-+]?\.(inf|nan)", re.I)
