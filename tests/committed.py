@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import hostlist
+from infra.model import hostlist
 
 REST = "as.txt"
 AGAIN = "meant? pytest --update-golden, then read the diff"

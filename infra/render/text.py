@@ -101,7 +101,7 @@ def _scalar(value: Any) -> str:
 
 
 LONGEST_KEY = 1000  # characters; readers look no further than 1024 for the colon
-# Whole lines of ASCII without control characters, none blank and none that begins or ends with a blank but by spaces before.
+# Whole lines of ASCII, each with a sign in it and none with a blank at its end; the first begins with a sign.
 _LINES = re.compile(r"(?! )(?: *[!-~](?:[ -~]*[!-~])?\n)+")
 
 
@@ -129,7 +129,10 @@ def _ruamel() -> Any:
 
 def _float(value: float) -> str:
     text: str = _ruamel().representer.represent_float(value).value
-    return text
+    mantissa, exponent, power = text.partition("e")
+    return (
+        f"{mantissa}.0e{power}" if exponent and "." not in mantissa else text
+    )  # 1e+16 is a text in YAML 1.1
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -140,7 +143,7 @@ def _text(text: str, flow: bool) -> str:
     out = io.StringIO()
     emitter = Emitter(out, allow_unicode=True, width=sys.maxsize, dumper=_ruamel())
     analysis = emitter.analyze_scalar(text)
-    plain = analysis.allow_flow_plain if flow else analysis.allow_block_plain
+    plain = analysis.allow_flow_plain and not set("?:") & set(text) if flow else analysis.allow_block_plain
     if plain and not analysis.multiline and not _other_than_text(text):
         return text
     emitter.write_double_quoted(text, split=False)
