@@ -90,6 +90,10 @@ class Trainable:
         """Take the optimiser's step with the gradient as it is; with fp16 only if that is finite."""
         if self.scaler.good_step(self._norm):
             self.optimizer.step()
+        self.skip()
+
+    def skip(self) -> None:
+        """Leave the step out: weights and moments stay, the gradient is dropped."""
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
