@@ -6,9 +6,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from infra.base import trust
 from infra.base.errors import Failure
 from infra.base.progress import Step
-from infra.images import buildenv
 
 TIMEOUT_S = 30  # without a byte
 
@@ -48,5 +48,5 @@ def file(url: str, path: Path, sha256: str, step: Step, *, timeout_s: float = TI
 
 def _trust() -> ssl.SSLContext:
     """The certificates that this host trusts, a company's own among them."""
-    bundle = buildenv.host_bundle()
+    bundle = trust.host_bundle()
     return ssl.create_default_context(cafile=str(bundle) if bundle else None)

@@ -25,14 +25,14 @@ def jobs(
     """
     from infra.base.paths import CHECKOUT
     from infra.model import job as jobfile
-    from infra.render import jobdiff
+    from infra.render import jobdiff, launchers
 
     chosen = [jobfile.load(each) for each in ([name] if name else jobfile.names())]
     if differences:
         typer.echo("\n\n".join(f"{job.name}\n\n{jobdiff.table(job)}" for job in chosen))
         return
     changed = []
-    files = {path: text for job in chosen for path, text in jobfile.render(job).items()}
+    files = {path: text for job in chosen for path, text in launchers.render(job).items()}
     for file, text in files.items():
         path = CHECKOUT / file
         if not path.is_file() or path.read_text() != text:

@@ -7,30 +7,19 @@ container, whose environment would be committed with it).
 import os
 from pathlib import Path
 
+from infra.base import trust
 from infra.base.paths import cache
 
 MOUNT = "/mnt"  # exists in every Debian root, so that mounting there leaves nothing behind
-BUNDLES = (
-    Path("/etc/ssl/certs/ca-certificates.crt"),  # Debian, Ubuntu, Arch
-    Path("/etc/pki/tls/certs/ca-bundle.crt"),  # Fedora, RHEL
-    Path("/etc/ssl/ca-bundle.pem"),  # SUSE
-)
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
-
-
-def host_bundle() -> Path | None:
-    """The certificates that this host trusts, in one file; among them a company's that intercepts TLS."""
-    chosen = os.environ.get("SSL_CERT_FILE")
-    candidates = (*([Path(chosen)] if chosen else []), *BUNDLES)
-    return next((bundle for bundle in candidates if bundle.is_file()), None)
 
 
 def folder() -> Path:
     """The folder to mount at MOUNT: certificates and apt's settings for them, written anew."""
     place = cache() / "buildenv"
     place.mkdir(parents=True, exist_ok=True)
-    bundle = host_bundle()
+    bundle = trust.host_bundle()
     if bundle:
         (place / "ca.pem").write_bytes(bundle.read_bytes())
     (place / "apt.conf").write_text(_apt_settings(trusted=bundle is not None))
@@ -52,7 +41,7 @@ def variables() -> dict[str, str]:
         value = os.environ.get(name) or os.environ.get(name.upper())
         if value:
             found[name] = found[name.upper()] = value
-    if host_bundle():
+    if trust.host_bundle():
         for name in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"):
             found[name] = f"{MOUNT}/ca.pem"
     for name in INDEXES:

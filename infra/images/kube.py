@@ -22,8 +22,8 @@ from infra.base.errors import Failure
 from infra.host import engine
 from infra.images import base as image_base
 from infra.images import box, golang, programs
+from infra.model.cluster import REGISTRY
 from infra.model.machine import read_machine
-from infra.render.kubernetes import REGISTRY
 
 RECIPE = Path(__file__).read_text() + box.RECIPE  # both modules are inputs of what they make
 PROGRAMS = ("kubernetes", "coredns", "training-operator", "kueue", "local-path-provisioner")

@@ -14,8 +14,8 @@ from typing import Any
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, build
 from infra.host import engine
-from infra.images import stackfolder
 from infra.images.verify import locked_versions
+from infra.model import stacks
 from infra.model.machine import read_machine
 
 OF = "slipway:of"  # property of the document: the image's digest, or the folder's name
@@ -89,7 +89,7 @@ def _debian(name: str, image: str) -> dict[str, Any]:
 
 def _python(stack: str, root: Path) -> dict[str, Any]:
     """From the lock, without the packages that other kinds of machines would have."""
-    lock = stackfolder.lock(root, stack).read_text()
+    lock = stacks.lock(root, stack).read_text()
     wanted = locked_versions(lock, read_machine().arch)
     kept, keep = [], False
     for line in lock.splitlines():

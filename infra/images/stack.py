@@ -4,7 +4,7 @@ from pathlib import Path
 
 from infra.base.process import logged
 from infra.host import engine
-from infra.images import stackfolder
+from infra.model import stacks
 
 RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
 
@@ -15,7 +15,7 @@ def make(folder: Path, base: str, inputs: str, tag: str, log: Path) -> None:
     A copy in a container that is then committed: to hand 5 GB to a builder takes a minute more.
     """
     container = f"slipway-build-{tag.split('/')[-1].replace(':', '-')}"
-    where = stackfolder.on_nodes(folder)
+    where = stacks.on_nodes(folder)
     copy = f"mkdir -p /opt/stack && cp -a /mnt {where} && ln -s {folder.name} /opt/stack/current"
     settings = [
         f"LABEL {engine.INPUTS}={inputs}",

@@ -15,42 +15,20 @@ from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT, cache
 from infra.base.process import logged
 from infra.images import buildenv
+from infra.model import stacks
 
 MARKER = "stack.json"  # says what a folder holds; nodes' health checks read it
 
 
-def names(root: Path = CHECKOUT) -> list[str]:
-    """Every stack that has a lock."""
-    return sorted(path.parent.name for path in (root / "images/stacks").glob("*/requirements.lock"))
-
-
-def lock(root: Path, name: str) -> Path:
-    return root / "images/stacks" / name / "requirements.lock"
-
-
-def lock_hash(root: Path, name: str) -> str:
-    return hashlib.sha256(lock(root, name).read_bytes()).hexdigest()[:12]
-
-
-def path(root: Path, name: str) -> Path:
-    """Where the folder is, or will be, on this host."""
-    return cache() / "stacks" / f"{name}-{lock_hash(root, name)}"
-
-
-def on_nodes(folder: Path) -> str:
-    """Where the folder is on the nodes; its scripts have this path in their first line."""
-    return f"/opt/stack/{folder.name}"
-
-
 def make(root: Path, name: str, base: str, log: Path) -> None:
     """Build the folder. What an interrupted build has downloaded is used by the next."""
-    final = path(root, name)
+    final = stacks.path(root, name)
     part = final.with_name(f".{final.name}.part")
     shutil.rmtree(part / final.name, ignore_errors=True)
     part.mkdir(parents=True, exist_ok=True)
     logged(_install_command(root, name, base, part, final), log)
     built = part / final.name
-    marker = {"stack": name, "lock": lock_hash(root, name), "records": records_digest(built)}
+    marker = {"stack": name, "lock": stacks.lock_hash(root, name), "records": records_digest(built)}
     (built / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
     _make_read_only(built)
     built.rename(final)
@@ -58,7 +36,7 @@ def make(root: Path, name: str, base: str, log: Path) -> None:
 
 
 def _install_command(root: Path, name: str, base: str, part: Path, final: Path) -> list[str]:
-    where = on_nodes(final)
+    where = stacks.on_nodes(final)
     script = (
         f"uv venv --quiet --python /usr/bin/python3.13 {where} && "
         f"uv pip install --python {where}/bin/python --require-hashes --compile-bytecode "
@@ -76,7 +54,7 @@ def _install_command(root: Path, name: str, base: str, part: Path, final: Path) 
         *("--volume", f"{part}:/opt/stack"),
         *("--volume", f"{uv()}:/usr/local/bin/uv:ro"),
         *("--volume", f"{buildenv.folder()}:{buildenv.MOUNT}:ro"),
-        *("--volume", f"{lock(root, name)}:/requirements.lock:ro"),
+        *("--volume", f"{stacks.lock(root, name)}:/requirements.lock:ro"),
         *(base, "sh", "-c", script),
     ]
 
@@ -98,9 +76,9 @@ def relock(name: str, root: Path = CHECKOUT) -> str:
     place = root / "images/stacks" / name
     if not (place / "requirements.in").is_file():
         raise Mistake(
-            f"images/stacks/{name}/requirements.in: no such file; there are {', '.join(names(root))}"
+            f"images/stacks/{name}/requirements.in: no such file; there are {', '.join(stacks.names(root))}"
         )
-    before = lock_hash(root, name) if lock(root, name).exists() else None
+    before = stacks.lock_hash(root, name) if stacks.lock(root, name).exists() else None
     command: list[str | Path] = [
         uv(),
         "pip",
@@ -115,7 +93,7 @@ def relock(name: str, root: Path = CHECKOUT) -> str:
     logged(
         [*command, *options, *said], cache() / "logs" / "lock.log", env={"UV_SYSTEM_CERTS": "1"}, cwd=place
     )
-    after = lock_hash(root, name)
+    after = stacks.lock_hash(root, name)
     return f"{name} {after}, unchanged" if before == after else f"{name} {before} -> {after}"
 
 

@@ -26,6 +26,7 @@ from infra.images import node as image_node
 from infra.images import stack as image_stack
 from infra.images import verify as imageverify
 from infra.images.verify import Verdict
+from infra.model import stacks
 
 DEFAULT = ("node", "cuda13", "stack-cuda13")  # the other stacks are for machines that a site names
 LOGS = build("images") / "logs"
@@ -81,8 +82,8 @@ def targets(root: Path = CHECKOUT) -> dict[str, Target]:
         make=lambda this, log: image_node.make(root, base.where, this.inputs, this.where, log),
     )
     machines = [_machine(root, image) for image in machine.SUITES]
-    stacks = [target for name in stackfolder.names(root) for target in _stack(root, name, base)]
-    return {target.name: target for target in (base, node, *machines, *stacks, *_kind(root, base))}
+    locked = [target for name in stacks.names(root) for target in _stack(root, name, base)]
+    return {target.name: target for target in (base, node, *machines, *locked, *_kind(root, base))}
 
 
 def _kind(root: Path, base: Target) -> tuple[Target, Target]:
@@ -123,8 +124,8 @@ def _stack(root: Path, name: str, base: Target) -> tuple[Target, Target]:
     folder = Target(
         name=name,
         parent=base.name,
-        inputs=stackfolder.lock_hash(root, name),
-        where=str(stackfolder.path(root, name)),
+        inputs=stacks.lock_hash(root, name),
+        where=str(stacks.path(root, name)),
         folder=True,
         gib=8,
         make=lambda _, log: stackfolder.make(root, name, base.where, log),
@@ -133,7 +134,7 @@ def _stack(root: Path, name: str, base: Target) -> tuple[Target, Target]:
     image = _image(
         f"stack-{name}",
         folder,
-        content_hash(root, [stackfolder.lock(root, name)], image_stack.RECIPE, base.inputs),
+        content_hash(root, [stacks.lock(root, name)], image_stack.RECIPE, base.inputs),
         gib=14,
         make=lambda this, log: image_stack.make(Path(folder.where), base.where, this.inputs, this.where, log),
         stack=name,

@@ -13,6 +13,7 @@ from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
 from infra.host import engine
 from infra.images import stackfolder
+from infra.model import stacks
 from infra.model.stacks import StackFile, read_stacks
 
 PROBE = Path(__file__).with_name("probe.py")
@@ -36,7 +37,7 @@ class Verdict:
 
 def verify_folder(name: str, folder: Path, base: str, root: Path = CHECKOUT) -> Verdict:
     """Check the folder as nodes see it: mounted read-only in a container of the image `base`."""
-    where = stackfolder.on_nodes(stackfolder.path(root, name))
+    where = stacks.on_nodes(stacks.path(root, name))
     report = _probe(
         [*RUN, "--volume", f"{folder}:{where}:ro", base, f"{where}/bin/python", "-I", "/mnt/probe.py"]
     )
@@ -46,7 +47,7 @@ def verify_folder(name: str, folder: Path, base: str, root: Path = CHECKOUT) -> 
 
 def verify_image(name: str, image: str, root: Path = CHECKOUT) -> Verdict:
     """Check the image of stack `name`."""
-    where = stackfolder.on_nodes(stackfolder.path(root, name))
+    where = stacks.on_nodes(stacks.path(root, name))
     report = _probe([*RUN, image, f"{where}/bin/python", "-I", "/mnt/probe.py"])
     return _judge(f"stack-{name}", name, report, root)
 
@@ -70,7 +71,7 @@ def _probe(command: list[str]) -> dict[str, Any]:
 
 def _judge(label: str, name: str, report: dict[str, Any], root: Path) -> Verdict:
     facts = next(stack.file for stack in read_stacks(root) if stack.name == name)
-    lock = stackfolder.lock(root, name).read_text()
+    lock = stacks.lock(root, name).read_text()
     wrong = [
         *compare_lock(lock, report["distributions"], report["machine"]),
         *compare_files(report["damage"]),
@@ -142,7 +143,7 @@ def _marker(name: str, folder: Path, root: Path) -> list[str]:
         return [f"{stackfolder.MARKER}: {error}"]
     expected = {
         "stack": name,
-        "lock": stackfolder.lock_hash(root, name),
+        "lock": stacks.lock_hash(root, name),
         "records": stackfolder.records_digest(folder),
     }
     return [

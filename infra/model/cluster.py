@@ -14,6 +14,8 @@ from infra.model.hardware import Profile
 from infra.model.machine import Machine
 from infra.model.stacks import Stack
 
+# In k8s/: a name that no one resolves, so that an image is in the node, or the pod says that it is not.
+REGISTRY = "slipway.local"
 Place = Literal["lab", "docker", "aws", "gcp", "metal"]
 Scheduler = Literal["slurm", "kubernetes"]
 PublicKey = Annotated[
@@ -356,3 +358,8 @@ class Cluster:
     def build(self) -> Path:
         """Where it is rendered to, relative to the checkout."""
         return Path("build") / self.name
+
+
+def registry(cluster: Cluster) -> str:
+    """Where nodes pull our images from; in the lab they have them."""
+    return cluster.spec.software.registry or REGISTRY

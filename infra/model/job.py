@@ -1,13 +1,7 @@
-"""Job descriptions, `jobs/<name>.job.yaml`, and the files of the launchers that are rendered from them.
+"""Job descriptions, `jobs/<name>.job.yaml`: what is run, with which options, and what it needs of its nodes."""
 
-The rendered files are committed, because people read, copy and submit them. `python -m infra jobs` writes them;
-with --check it says which would change. What a launcher cannot be told is in infra/render/jobdiff.py.
-"""
-
-import json
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,15 +9,10 @@ from pydantic import Field, PositiveInt
 
 from infra.base.errors import Mistake
 from infra.base.paths import CHECKOUT
-from infra.images import stackfolder
-from infra.model import yamlfile
+from infra.model import stacks, yamlfile
 from infra.model.fields import Count, Facts, Label, Text
-from infra.render.text import minutes, template
 
 SUFFIX = ".job.yaml"
-COMMAND = "python -m infra jobs"
-IMAGE = "slipway.local/job:base"  # in every node of the lab; the stack is mounted
-UID = 1000  # whom pods run as: not root, and on a laptop usually the person
 
 Module = Annotated[str, Field(pattern=r"^[a-z_]\w*(\.[a-z_]\w*)*$", description="As python -m takes it")]
 Below = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", description="Path in the checkout")]
@@ -37,8 +26,6 @@ Launcher = Annotated[
 TAKEN = re.compile(
     r"(PET|MASTER|SLURM|TORCHELASTIC|TORCHX|SUBMITIT)_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)"
 )
-PLAIN = re.compile(r"-{0,2}[A-Za-z_./][\w./=@%+-]*")
-WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
 class SlurmJob(Facts):
@@ -215,7 +202,7 @@ def _rules(document: yamlfile.Document, job: JobFile, root: Path) -> None:
     found = document.path.name.removesuffix(SUFFIX)
     if job.name != found:
         document.wrong(("name",), f"'{job.name}' is not the file's name; write '{found}'")
-    known = stackfolder.names(root)
+    known = stacks.names(root)
     if job.stack not in known:
         near = yamlfile.nearest(job.stack, known, all_of="In images/stacks")
         document.wrong(("stack",), f"no stack '{job.stack}'.{near}")
@@ -245,78 +232,3 @@ def _rules(document: yamlfile.Document, job: JobFile, root: Path) -> None:
     if elastic and not elastic.min_nodes <= job.nodes <= elastic.max_nodes:
         text = f"nodes is {job.nodes}, which is not from {elastic.min_nodes} to {elastic.max_nodes}"
         document.wrong(("kubernetes", "elastic", "min_nodes"), text)
-
-
-def render(job: JobFile, root: Path = CHECKOUT) -> dict[str, str]:
-    """Every committed file of `job`, by its path in the checkout."""
-    files = {}
-    if job.torchrun:
-        files[job.torchrun.file] = _fill("job.sh", job)
-    if job.slurm:
-        files[job.slurm.file] = _fill("job.sbatch", job, time=minutes(job.time_limit_minutes))
-    if job.torchx:
-        files[job.torchx.file] = _fill("torchx.yaml", job, image=IMAGE)
-    if job.submitit:
-        files[job.submitit.file] = _fill("submitit.py", job, module=job.submitit.module)
-    if job.kubernetes:
-        files[job.kubernetes.file] = manifest(job, root)
-        if job.kubernetes.elastic:
-            files[job.kubernetes.elastic.file] = manifest(job, root, elastic=True)
-        if job.kubernetes.train_job:
-            file = job.kubernetes.train_job.file
-            files[file] = _kubernetes(
-                "trainjob.yaml", job, root, Pods(), name=job.name, file=file, elastic=None
-            )
-    return files
-
-
-@dataclass(frozen=True)
-class Pods:
-    """How the pods of one cluster get the stack, and whose their files are."""
-
-    stack: str | None = None  # its folder's name; None: as the lock in the checkout names it
-    image: str = IMAGE
-    mounted: bool = True  # the stack is a volume, and not in the image
-    uid: int = UID
-    gid: int = UID
-
-
-def manifest(job: JobFile, root: Path = CHECKOUT, *, elastic: bool = False, pods: Pods = Pods()) -> str:
-    """The PyTorchJob of `job`, or its elastic variant."""
-    assert job.kubernetes
-    variant = job.kubernetes.elastic if elastic else None
-    name = f"{job.name}-elastic" if elastic else job.name
-    file = (variant or job.kubernetes).file
-    return _kubernetes("pytorchjob.yaml", job, root, pods, name=name, file=file, elastic=variant)
-
-
-def _kubernetes(source: str, job: JobFile, root: Path, pods: Pods, **values: object) -> str:
-    """A manifest from the template `source`, with the pod of all of them (pod.yaml.j2)."""
-    folder = pods.stack or stackfolder.path(root, job.stack).name
-    return _fill(
-        source,
-        job,
-        kubernetes=job.kubernetes,
-        python=f"/opt/stack/{folder}/bin/python",
-        image=pods.image,
-        mounted=pods.mounted,
-        uid=pods.uid,
-        gid=pods.gid,
-        flow=flow,
-        **values,
-    )
-
-
-def flow(word: str) -> str:
-    """A word as YAML takes it between brackets."""
-    return word if PLAIN.fullmatch(word) and word.lower() not in WORDS else json.dumps(word)
-
-
-def everything(root: Path = CHECKOUT) -> dict[str, str]:
-    """Every rendered file of every job, by its path in the checkout. Raises Mistake."""
-    return {path: text for name in names(root) for path, text in render(load(name, root), root).items()}
-
-
-def _fill(source: str, job: JobFile, **values: object) -> str:
-    origin = f"Rendered from jobs/{job.name}{SUFFIX} by: {COMMAND}"
-    return template(source).render(job=job, rendered=origin, **values)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from infra.base.paths import CHECKOUT, cache
 from infra.model import yamlfile
 from infra.model.hardware import Architecture, Capability, Profile, Version
 
@@ -49,6 +50,34 @@ class Stack:
         return f"{self.name}-{self.lock_hash}"
 
 
+def names(root: Path = CHECKOUT) -> list[str]:
+    """Every stack that has a lock."""
+    return sorted(path.parent.name for path in (root / "images/stacks").glob("*/requirements.lock"))
+
+
+def lock(root: Path, name: str) -> Path:
+    return root / "images/stacks" / name / "requirements.lock"
+
+
+def lock_hash(root: Path, name: str) -> str:
+    return hashlib.sha256(lock(root, name).read_bytes()).hexdigest()[:12]
+
+
+def folder(root: Path, name: str) -> str:
+    """The name of the folder that the stack's lock makes now."""
+    return f"{name}-{lock_hash(root, name)}"
+
+
+def path(root: Path, name: str) -> Path:
+    """Where the folder is, or will be, on this host."""
+    return cache() / "stacks" / folder(root, name)
+
+
+def on_nodes(folder: Path) -> str:
+    """Where the folder is on the nodes; its scripts have this path in their first line."""
+    return f"/opt/stack/{folder.name}"
+
+
 def read_stacks(root: Path) -> list[Stack]:
     """Every stack below `root`/images/stacks, newest torch first. Raises Mistake."""
     stacks = []
@@ -57,12 +86,11 @@ def read_stacks(root: Path) -> list[Stack]:
         file = yamlfile.validate(document, StackFile, document.data)
         if file and file.name != path.parent.name:
             document.wrong(("name",), f"'{file.name}' is not the folder's name; write '{path.parent.name}'")
-        lock = path.with_name("requirements.lock")
-        if not lock.is_file():
-            document.wrong((), f"no {lock.name} beside it")
+        if not lock(root, path.parent.name).is_file():
+            document.wrong((), "no requirements.lock beside it")
         document.check()
         assert file
-        stacks.append(Stack(file, hashlib.sha256(lock.read_bytes()).hexdigest()[:12]))
+        stacks.append(Stack(file, lock_hash(root, file.name)))
     return sorted(stacks, key=lambda stack: numbers(stack.file.torch), reverse=True)
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from infra.base import trust
 from infra.base.paths import CHECKOUT
 from infra.base.progress import Step
 from infra.host import engine
-from infra.images import buildenv, kube, programs, sbom
+from infra.images import kube, programs, sbom
 from infra.images import targets as images
 from infra.images.targets import Target
-from infra.render.kubernetes import REGISTRY
+from infra.model.cluster import REGISTRY
 
 TESTED = {"real": ["images and their locks", "Debian 13", "x86_64"]}
 
@@ -48,7 +49,7 @@ def in_image(image: Target, script: str, *options: str) -> str:
 
 def test_no_certificate_of_this_host_stays(image: Target) -> None:
     """Each certificate that the host trusts and Debian does not is looked for in every file of the image."""
-    bundle = buildenv.host_bundle()
+    bundle = trust.host_bundle()
     if bundle is None:
         pytest.skip("this host has no bundle of certificates that could have stayed")
     debians = set(certificates(in_image(image, "cat /etc/ssl/certs/ca-certificates.crt")))

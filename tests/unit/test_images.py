@@ -10,8 +10,9 @@ from infra.base import once
 from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT
 from infra.host.engine import need_disk
-from infra.images import buildenv, sbom, stackfolder, targets
+from infra.images import buildenv, sbom, targets
 from infra.images.verify import compare_facts, compare_files, compare_lock, locked_versions
+from infra.model import stacks
 from infra.model.stacks import Stack, read_stacks
 
 INPUTS = ("ansible", "images", "programs", "slurm")
@@ -85,9 +86,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         need_disk(tmp_path / "not" / "there" / "yet", 1e6, "building node")
 
 
-@pytest.mark.parametrize("stack", stackfolder.names())
+@pytest.mark.parametrize("stack", stacks.names())
 def test_every_line_of_a_lock_has_hashes_and_none_names_a_server(stack: str) -> None:
-    lock = stackfolder.lock(CHECKOUT, stack).read_text()
+    lock = stacks.lock(CHECKOUT, stack).read_text()
     assert "://" not in lock
     blocks = [block for block in lock.replace(" \\\n", " ").splitlines() if "==" in block]
     assert all("--hash=sha256:" in block for block in blocks)
@@ -96,7 +97,7 @@ def test_every_line_of_a_lock_has_hashes_and_none_names_a_server(stack: str) -> 
 @pytest.mark.parametrize("stack", read_stacks(CHECKOUT), ids=lambda stack: stack.name)
 def test_a_lock_has_the_torch_and_nccl_of_its_facts_on_each_architecture(stack: Stack) -> None:
     facts = stack.file
-    lock = stackfolder.lock(CHECKOUT, facts.name).read_text()
+    lock = stacks.lock(CHECKOUT, facts.name).read_text()
     for architecture in facts.architectures:
         locked = locked_versions(lock, architecture)
         assert locked["torch"] == facts.torch

@@ -17,19 +17,19 @@ from ruamel.yaml import YAML
 from infra.base.errors import Mistake
 from infra.base.paths import CHECKOUT
 from infra.model import job as jobfile
-from infra.render import jobdiff
+from infra.render import jobdiff, launchers
 
 DDP = (CHECKOUT / "jobs/ddp.job.yaml").read_text()
 
 
 def test_rendering_again_changes_nothing() -> None:
-    for name, text in jobfile.everything().items():
-        assert (CHECKOUT / name).read_text() == text, f"{name}: run {jobfile.COMMAND}"
+    for name, text in launchers.everything().items():
+        assert (CHECKOUT / name).read_text() == text, f"{name}: run {launchers.COMMAND}"
 
 
 def test_both_schedulers_are_asked_for_the_same() -> None:
     job = jobfile.load("ddp")
-    files = jobfile.render(job)
+    files = launchers.render(job)
     sbatch = files["jobs/ddp.sbatch"]
     manifest = YAML(typ="safe").load(files["k8s/pytorchjob.yaml"])
     replicas = manifest["spec"]["pytorchReplicaSpecs"]
@@ -48,7 +48,7 @@ def test_both_schedulers_are_asked_for_the_same() -> None:
 
 
 def test_the_elastic_variant_has_workers_only() -> None:
-    manifest = YAML(typ="safe").load(jobfile.render(jobfile.load("ddp"))["k8s/pytorchjob-elastic.yaml"])
+    manifest = YAML(typ="safe").load(launchers.render(jobfile.load("ddp"))["k8s/pytorchjob-elastic.yaml"])
     assert list(manifest["spec"]["pytorchReplicaSpecs"]) == ["Worker"]
     policy = manifest["spec"]["elasticPolicy"]
     assert (policy["rdzvBackend"], policy["minReplicas"], policy["maxReplicas"]) == ("c10d", 1, 2)
@@ -56,7 +56,7 @@ def test_the_elastic_variant_has_workers_only() -> None:
 
 
 def test_pods_have_no_rights_and_no_token() -> None:
-    manifest = YAML(typ="safe").load(jobfile.render(jobfile.load("ddp"))["k8s/pytorchjob.yaml"])
+    manifest = YAML(typ="safe").load(launchers.render(jobfile.load("ddp"))["k8s/pytorchjob.yaml"])
     pod = manifest["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] != 0
@@ -117,7 +117,7 @@ def checkout(folder: Path, **jobs: str) -> Path:
 def whole(tmp_path: Path) -> dict[str, str]:
     """The files of WHOLE by the last part of their names."""
     root = checkout(tmp_path, whole=WHOLE)
-    files = jobfile.render(jobfile.load("whole", root), root)
+    files = launchers.render(jobfile.load("whole", root), root)
     return {name.rpartition("/")[2]: text for name, text in files.items()}
 
 
@@ -250,7 +250,7 @@ def test_a_trainjob_restarts_its_pods_together_and_not_after_a_mistake(whole: di
 
 
 def test_the_pods_of_both_operators_are_the_same() -> None:
-    files = jobfile.render(jobfile.load("ddp"))
+    files = launchers.render(jobfile.load("ddp"))
     (one,) = {json.dumps(each) for each in containers(files["k8s/pytorchjob.yaml"], "containers")}
     (other,) = {json.dumps(each) for each in containers(files["k8s/trainjob.yaml"], "containers")}
     assert one == other.replace('"name": "node"', '"name": "pytorch"')
@@ -275,8 +275,8 @@ def test_differences_name_each_launcher_and_only_keys_that_are_used(tmp_path: Pa
 
 def test_rendering_every_target_needs_no_torch_and_little_beside_the_imports() -> None:
     """In seconds of processor time of a process of its own; figures are in docs/measured.md."""
-    loads = "import sys; from infra.model import job as jobfile"
-    renders = f"{loads}; jobfile.everything(); print([name for name in ('torch', 'numpy', 'torchx') if name in sys.modules])"
+    loads = "import sys; from infra.render import launchers"
+    renders = f"{loads}; launchers.everything(); print([name for name in ('torch', 'numpy', 'torchx') if name in sys.modules])"
 
     def best(code: str) -> float:
         times = []

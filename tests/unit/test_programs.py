@@ -20,8 +20,8 @@ from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
 from infra.base.progress import Step
 from infra.images import golang, kube, programs
+from infra.model.cluster import REGISTRY
 from infra.provision import cli
-from infra.render.kubernetes import REGISTRY
 
 ARCH = golang.ARCHITECTURES[platform.machine()]
 

@@ -11,10 +11,10 @@ from ruamel.yaml import YAML
 from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT
 from infra.base.process import output
-from infra.model.job import UID
 from infra.places.kind.cluster import Kind
 from infra.places.kind.facts import Job, World, jobs
 from infra.proof import run as job
+from infra.render.launchers import UID
 
 DEFAULT = "k8s/pytorchjob.yaml"  # what proves a cluster when nothing else is asked for
 ASKED = "nodes,pods,pytorchjobs.kubeflow.org,workloads.kueue.x-k8s.io,events"

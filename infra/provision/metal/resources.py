@@ -16,7 +16,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
 
-from infra.images.buildenv import host_bundle
+from infra.base.trust import host_bundle
 from infra.provision.docker.difference import Difference
 from infra.provision.metal import redfish
 from infra.provision.metal.redfish import DISK, NET, Login, Trouble

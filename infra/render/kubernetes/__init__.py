@@ -4,12 +4,10 @@ build/<cluster>/kubernetes/ is a kustomization on top of k8s/overlays/lab or gpu
 Kueue answers.
 """
 
-from infra.model.cluster import Cluster
+from infra.model.cluster import REGISTRY, Cluster, registry
 from infra.render.text import origin, yaml
 
 CAPACITY = "kubernetes/capacity.yaml"
-# In k8s/: a name that no one resolves, so that an image is in the node, or the pod says that it is not.
-REGISTRY = "slipway.local"
 IMAGES = ("kueue", "prometheus", "training-operator")  # of services that are deployed from k8s/ everywhere
 TOOLS = "tools"  # what worker pods wait in until the first pod has an address; the operator is told of it
 
@@ -64,8 +62,3 @@ def _init_image(cluster: Cluster) -> dict[str, object]:
         "metadata": {"name": "training-operator", "namespace": "kubeflow"},
         "spec": {"template": {"spec": {"containers": [container]}}},
     }
-
-
-def registry(cluster: Cluster) -> str:
-    """Where nodes pull our images from; in the lab they have them."""
-    return cluster.spec.software.registry or REGISTRY

@@ -5,8 +5,9 @@ belongs to that person. Elsewhere they run the stack's image, from the registry 
 """
 
 from infra.model import job as jobfile
-from infra.model.cluster import Cluster
+from infra.model.cluster import Cluster, registry
 from infra.model.stacks import Stack
+from infra.render import launchers
 
 
 def render(cluster: Cluster) -> dict[str, str]:
@@ -29,9 +30,7 @@ def render(cluster: Cluster) -> dict[str, str]:
 def _manifest(cluster: Cluster, job: jobfile.JobFile, stack: Stack, *, elastic: bool) -> str:
     if cluster.place == "lab":
         person = cluster.users[0]
-        uid, gid = person.uid or jobfile.UID, person.gid or jobfile.UID
-        return jobfile.manifest(job, elastic=elastic, pods=jobfile.Pods(stack.folder, uid=uid, gid=gid))
-    from infra.render.kubernetes import registry
-
+        uid, gid = person.uid or launchers.UID, person.gid or launchers.UID
+        return launchers.manifest(job, elastic=elastic, pods=launchers.Pods(stack.folder, uid=uid, gid=gid))
     image = f"{registry(cluster)}/stack-{stack.name}:{stack.lock_hash}"
-    return jobfile.manifest(job, elastic=elastic, pods=jobfile.Pods(stack.folder, image, mounted=False))
+    return launchers.manifest(job, elastic=elastic, pods=launchers.Pods(stack.folder, image, mounted=False))
