@@ -119,7 +119,7 @@ def grow(world: World) -> Result:
 
 def growth(counts: Sequence[int] = COUNTS) -> Result:
     """What one machine, and what all of them, cost Ansible when there are few and many in the inventory."""
-    from infra.places.site.up import tools
+    from infra.places.site.steps import tools
 
     made: dict[int, float] = {}
     one: dict[int, float] = {}
@@ -240,17 +240,17 @@ def _many(count: int) -> Cluster:
 def _make(count: int) -> tuple[float, Cluster]:
     """Have Pulumi make them, and write what Ansible needs; the seconds are Pulumi's."""
     from infra.places import secrets
-    from infra.places.site import ssh, up
+    from infra.places.site import ssh, steps
     from infra.places.site.site import Site
     from infra.render import render, write
 
     cluster = _many(count)
-    targets.ensure(up.wanted(cluster), Step("images", None))
+    targets.ensure(steps.wanted(cluster), Step("images", None))
     folder = paths.build(cluster.name)
     write(render(cluster), folder)
     secrets.ensure(cluster.name)
     ssh.ensure_key(folder / "secrets")
-    seconds, _ = _typed(lambda: up.provision(Site(cluster), Step("machines", None)))
+    seconds, _ = _typed(lambda: steps.provision(Site(cluster), Step("machines", None)))
     return seconds, cluster
 
 
@@ -258,7 +258,7 @@ def _look(cluster: Cluster, machines: list[str]) -> tuple[float, int]:
     """Seconds of a dry run on `machines`, and how many tasks it had. Raises Failure when it could not tell."""
     from infra.places.site.play import play
     from infra.places.site.site import Site
-    from infra.places.site.up import variables
+    from infra.places.site.steps import variables
 
     here = Site(cluster)
     seconds, played = _typed(lambda: play(here, check=True, limit=machines, variables=variables(here)))

@@ -21,7 +21,7 @@ from infra.base.paths import CHECKOUT, build
 from infra.base.wait import until
 from infra.bench import trial
 from infra.model import slurmrelease
-from infra.places.site import retire, upgrade
+from infra.places.site import exchange, release, retire
 from tests.machines.conftest import FOREIGN, Machines
 
 TESTED = {"real": ["place docker", "Slurm with accounting", "Debian 13"]}
@@ -73,7 +73,7 @@ class Life(Machines):
 
     def releases(self) -> set[str]:
         """What is installed and runs, over all machines."""
-        found = {host: upgrade.look(self.site, host) for host in MACHINES}
+        found = {host: exchange.look(self.site, host) for host in MACHINES}
         assert not any(each.wrong for each in found.values()), found
         return {slurmrelease.of(each.version) for each in found.values()}
 
@@ -116,7 +116,7 @@ def life() -> Iterator[Life]:
     if not (build(NAME) / "machines.json").is_file() or not FILE.is_file():
         write()
     cluster = Life(FILE, env, subprocess.CompletedProcess([], 0), [], 0)
-    if upgrade.Record.load(cluster.site).to is None:
+    if release.Record.load(cluster.site).to is None:
         cluster.up()
     yield cluster
     if not os.environ.get("SLIPWAY_KEEP"):

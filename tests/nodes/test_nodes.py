@@ -7,7 +7,7 @@ import time
 from infra.model import slurmrelease
 from infra.model.cluster import Cluster
 from infra.model.ports import SRUN_PORTS
-from infra.places.site import upgrade
+from infra.places.site import release
 from tests.nodes.conftest import Node, connect
 
 TESTED = {"real": ["place lab", "place docker"]}
@@ -83,7 +83,7 @@ def test_a_credential_made_here_is_accepted_everywhere(slurm_node: Node, cluster
 
 
 def test_slurm_is_the_same_everywhere(slurm_node: Node, cluster: Cluster) -> None:
-    wanted = slurmrelease.release(upgrade.running(cluster)[0])
+    wanted = slurmrelease.release(release.running(cluster)[0])
     assert slurm_node.host.check_output("sinfo --version").startswith(f"slurm-wlm {wanted}.")
 
 

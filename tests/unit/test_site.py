@@ -15,7 +15,7 @@ from infra.places.site.applied import Applied, _digest
 from infra.places.site.plan import Item, Plan, Sums, explain, natural
 from infra.places.site.play import Played, Result
 from infra.places.site.site import Site, remote
-from infra.places.site.up import usable
+from infra.places.site.steps import usable
 from infra.render import render
 from tests.checkout import LAPTOP
 

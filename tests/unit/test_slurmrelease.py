@@ -8,7 +8,7 @@ import pytest
 
 from infra.base.errors import Failure, Mistake
 from infra.model import slurmrelease
-from infra.places.site import upgrade
+from infra.places.site import release
 from infra.places.site.site import Site
 from infra.render import render
 from tests.checkout import checkout, small_cluster
@@ -62,7 +62,7 @@ def site(folder: Path, monkeypatch: pytest.MonkeyPatch, **record: Any) -> Any:
     found = Site(cluster)
     found.folder.mkdir(parents=True)
     found.file.write_text('{"machines": []}')
-    upgrade.Record(**record).save(found)
+    release.Record(**record).save(found)
     return found
 
 
@@ -71,19 +71,19 @@ def test_cluster_up_keeps_the_slurm_that_runs_and_names_the_command(
 ) -> None:
     asked = site(tmp_path, monkeypatch, suite="trixie")
     assert asked.cluster.spec.software.slurm_suite == "forky"
-    kept = upgrade.held(asked.cluster)
+    kept = release.held(asked.cluster)
     assert kept.spec.software.slurm_suite is None
     (line,) = capsys.readouterr().out.splitlines()
     assert re.search(r"stays as it is: 24.11 \(trixie\) -> 26.05 \(forky\): make upgrade CLUSTER=", line)
-    assert upgrade.running(asked.cluster)[1] == upgrade.pending(asked) != []
+    assert release.running(asked.cluster)[1] == release.pending(asked) != []
 
 
 def test_with_the_slurm_that_is_asked_for_there_is_nothing_to_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = site(tmp_path, monkeypatch, suite="forky")
-    assert upgrade.held(asked.cluster) is asked.cluster
-    assert upgrade.pending(asked) == []
+    assert release.held(asked.cluster) is asked.cluster
+    assert release.pending(asked) == []
     assert capsys.readouterr().out == ""
 
 
@@ -92,4 +92,4 @@ def test_nothing_else_touches_a_cluster_in_the_middle_of_an_upgrade(
 ) -> None:
     asked = site(tmp_path, monkeypatch, suite="trixie", to="forky", done=["database"])
     with pytest.raises(Failure, match="was interrupted; go on: make upgrade CLUSTER="):
-        upgrade.held(asked.cluster)
+        release.held(asked.cluster)

@@ -9,7 +9,7 @@ from infra.host import docker
 from infra.model.cluster import Cluster
 from infra.places.site import ssh
 from infra.places.site.site import Site
-from infra.places.site.up import tools
+from infra.places.site.steps import tools
 
 
 def down(cluster: Cluster, *, purge: bool) -> None:

@@ -1,15 +1,16 @@
 """Back to the Slurm from before an upgrade: jobs out, accounting and state as they were then, older packages.
 
 What the newer slurmdbd has written cannot be read by the older one, so that accounting is restored from the dump of
-the upgrade. Records made since are kept beside it as text: accounting.txt (sacct), queue.txt and the scripts of jobs.
+the exchange. Records made since are kept beside it as text: accounting.txt (sacct), queue.txt and the scripts of jobs.
 """
 
 from infra.base.errors import Failure
 from infra.base.progress import Step, console, step
 from infra.model import hostlist, slurmrelease
-from infra.places.site import retire, upgrade
+from infra.places.site import exchange, retire
+from infra.places.site.exchange import BACK_REASON, BACKUPS, LONG_S, finish, look, order
+from infra.places.site.release import Record
 from infra.places.site.site import Site
-from infra.places.site.upgrade import BACK_REASON, BACKUPS, LONG_S, Record, exchange, finish, look, order
 
 # Records since the upgrade, and the jobs that wait with their scripts. `sacct` prints one line a job and step.
 EXPORT = r"""
@@ -87,8 +88,8 @@ def slurm(site: Site, record: Record, before: str, after: str, *, requeue: bool)
     for host in first:
         if f"installed {host}" not in record.done:
             with step(host) as this:
-                exchange(site, [host], this)
-                upgrade.check(site, host, after, this)
+                exchange.packages(site, [host], this)
+                exchange.check(site, host, after, this)
                 record.reached(site, f"installed {host}")
     if "queue" not in record.done:
         with step("queue") as this:
@@ -99,11 +100,11 @@ def slurm(site: Site, record: Record, before: str, after: str, *, requeue: bool)
     others = [host for host in hosts if host not in first]
     if others:
         with step("nodes") as this:
-            exchange(site, others, this)
+            exchange.packages(site, others, this)
             for host in others:
-                upgrade.check(site, host, after, this)
+                exchange.check(site, host, after, this)
                 if host in site.cluster.nodes:
-                    upgrade.usable(site, host, after, this)
+                    exchange.usable(site, host, after, this)
             this.did(f"Slurm {after} on {hostlist.compress(tuple(others))}")
     backup = record.backup
     lost = site.run(services.controller, "cat", f"{backup}/since/lost.txt").split()
@@ -111,7 +112,7 @@ def slurm(site: Site, record: Record, before: str, after: str, *, requeue: bool)
     record.backup = ""  # it has served; the next upgrade makes its own
     record.save(site)
     console.print(
-        f"{site.name}: Slurm {record.version} on {len(hosts)} machines; accounting is that of the upgrade.\n"
+        f"{site.name}: Slurm {record.version} on {len(hosts)} machines; accounting is that of the exchange.\n"
         f"  Records made since are text in {backup}/since on {services.controller}"
         + (
             f"; submit again from there what the older queue does not know: {', '.join(lost)}" if lost else ""
@@ -139,7 +140,7 @@ def _restore(site: Site, record: Record, hosts: list[str], this: Step) -> None:
     """With all of Slurm stopped: the database and slurmctld's state as they were."""
     services = site.cluster.spec.services
     this.doing("stopping Slurm")
-    units = [f"{unit}.service" for units in upgrade.DAEMONS.values() for unit in units]
+    units = [f"{unit}.service" for units in exchange.DAEMONS.values() for unit in units]
     for host in reversed(hosts):
         site.run(host, "sh", "-c", STOP, "stop", *units, timeout_s=LONG_S)
     this.doing("restoring the database")

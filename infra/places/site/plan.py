@@ -13,11 +13,11 @@ from infra.base.errors import Failure
 from infra.base.progress import Step, console, step
 from infra.model import hostlist, shape
 from infra.model.cluster import Cluster
-from infra.places.site import live, upgrade
+from infra.places.site import live, release
 from infra.places.site.applied import Applied
 from infra.places.site.play import Result, play
 from infra.places.site.site import Site
-from infra.places.site.up import prepare, variables
+from infra.places.site.steps import prepare, variables
 
 SIGNS = {"make": "+", "change": "~", "replace": "±", "remove": "-", "drift": "!"}
 STYLES = {"make": "green", "change": "yellow", "replace": "magenta", "remove": "red", "drift": "cyan"}
@@ -63,7 +63,7 @@ class Plan:
 def plan(cluster: Cluster, *, as_json: bool) -> int:
     """Print the report; returns 0 for no change and 1 for changes. Raises Failure when it cannot tell."""
     console.quiet = as_json
-    cluster, newer = upgrade.running(cluster)
+    cluster, newer = release.running(cluster)
     prepare(cluster)
     found = make(cluster, newer)
     console.quiet = False

@@ -14,9 +14,9 @@ from infra.base.progress import Step, console, step
 from infra.model import hostlist
 from infra.model.cluster import Cluster
 from infra.model.shape import parts
-from infra.places.site import retire, ssh, upgrade
+from infra.places.site import release, retire, ssh
 from infra.places.site.site import Machine, Site
-from infra.places.site.up import WAIT_S, configure, prepare, provision, report
+from infra.places.site.steps import WAIT_S, configure, prepare, provision, report
 
 REASON = "slipway: is replaced"
 KEEPS = {"db": "the accounting database", "slurmdbd": "the accounting service", "slurmctld": "Slurm's state"}
@@ -25,7 +25,7 @@ READY = ("IDLE", "MIXED", "ALLOCATED", "COMPLETING", "PLANNED", "RESERVED", "MAI
 
 def machine(cluster: Cluster, node: str, *, requeue: bool) -> None:
     """Replace machine `node`. `requeue`: its jobs are put back into the queue, instead of waited for."""
-    cluster = upgrade.held(cluster)
+    cluster = release.held(cluster)
     site = Site(cluster)
     _refuse(site, node)
     prepare(cluster)

@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from infra.base.errors import Mistake
 from infra.base.progress import step
 from infra.model import hostlist
+from infra.places.site import replace
 from infra.places.site.site import Site
+from infra.places.site.steps import configure, report
 
 AT_ONCE = 32  # connections
 
@@ -29,8 +31,6 @@ def waiting(site: Site) -> dict[str, str]:
 
 def roll(site: Site, *, requeue: bool) -> bool:
     """Bring every machine to the wanted stack, one at a time; whether there was any to bring."""
-    from infra.places.site import replace
-    from infra.places.site.up import configure, report
 
     names = waiting(site)
     made_again = site.cluster.place == "docker"  # a container's mounts are made with it

@@ -5,7 +5,7 @@ from infra.base.progress import console, step
 from infra.model.cluster import Cluster
 from infra.places import secrets
 from infra.places.site.site import Site
-from infra.places.site.up import configure, report
+from infra.places.site.steps import configure, report
 
 
 def rotate(cluster: Cluster) -> None:
