@@ -133,7 +133,7 @@ def _register() -> None:
     for name in ("host", "images", "bench"):
         if importlib.util.find_spec(f"infra.commands.{name}"):
             app.add_typer(importlib.import_module(f"infra.commands.{name}").app, name=name)
-    for name in ("cluster", "hostkeys", "jobs", "life", "programs"):
+    for name in ("cluster", "hostkeys", "jobs", "kubernetes", "programs"):
         if importlib.util.find_spec(f"infra.commands.{name}"):
             module = importlib.import_module(f"infra.commands.{name}")
             app.registered_commands += module.app.registered_commands

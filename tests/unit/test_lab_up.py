@@ -39,5 +39,5 @@ def test_a_job_that_is_not_there_is_refused() -> None:
 
 
 def test_a_lab_has_no_plan() -> None:
-    with pytest.raises(Mistake, match="a lab has no plan"):
+    with pytest.raises(Mistake, match="plan is not for a lab"):
         plan(Path("clusters/lab.yaml"))

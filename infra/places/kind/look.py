@@ -1,8 +1,6 @@
 """Looking into a running kind cluster: state on one screen, logs, a shell, the environment of the user's own."""
 
-import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,16 +18,6 @@ from infra.places.kind import job as jobs
 from infra.places.kind.cluster import Kind, kubectl
 from infra.places.lab.look import JOURNAL
 from infra.places.lab.status import gib
-
-
-def status(kind: Kind, *, as_json: bool) -> bool:
-    """Print the state of the cluster; returns whether everything that should run does."""
-    found = collect(kind)
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        _print(kind, found)
-    return bool(found["nodes"]) and all(node["ok"] for node in found["nodes"])
 
 
 def collect(kind: Kind) -> dict[str, Any]:
@@ -84,7 +72,8 @@ def _node(kind: Kind, container: str, node: dict[str, Any] | None, why: str) -> 
     }
 
 
-def _print(kind: Kind, found: dict[str, Any]) -> None:
+def show(kind: Kind, found: dict[str, Any]) -> None:
+    """Print what `collect` found."""
     if not found["nodes"]:
         console.print(f"{found['cluster']}: not up; run: make cluster-up CLUSTER={kind.cluster.file}")
         return
@@ -187,15 +176,6 @@ def shell(kind: Kind, node: str) -> NoReturn:
     os.environ["PATH"] = f"{CHECKOUT / 'bin'}:{os.environ['PATH']}"
     os.environ["SLIPWAY_CLUSTER"] = kind.cluster.name
     _become("bash")
-
-
-def env(kind: Kind) -> None:
-    """Print shell lines that point kubectl at the cluster; eval-ing them twice does no harm."""
-    folder = shlex.quote(str(CHECKOUT / "bin"))
-    print(
-        f"export SLIPWAY_CLUSTER={shlex.quote(kind.cluster.name)} KUBECONFIG={shlex.quote(str(kind.kubeconfig))}"
-    )
-    print(f'case ":$PATH:" in *:{folder}:*) ;; *) export PATH={folder}:"$PATH" ;; esac')
 
 
 def _container(kind: Kind, what: str) -> str | None:

@@ -1,21 +1,19 @@
 """`make cluster-down`: remove containers and network; with PURGE=1 volumes and secrets as well."""
 
 import shutil
-from pathlib import Path
 
 from infra.base.errors import Failure
 from infra.base.process import output
 from infra.base.progress import console, step
 from infra.host import docker
-from infra.model.load import load_cluster
-from infra.model.machine import read_machine
+from infra.model.cluster import Cluster
 from infra.places import secrets
 from infra.places.lab.compose import Project
 
 
-def down(path: Path, *, purge: bool) -> None:
-    """Remove the cluster of file `path`. Running jobs end; without `purge` their state and data stay."""
-    project = Project(load_cluster(path, machine=read_machine()).name)
+def down(cluster: Cluster, *, purge: bool) -> None:
+    """Remove the containers of `cluster`. Running jobs end; without `purge` their state and data stay."""
+    project = Project(cluster.name)
     if not docker.ready():
         raise Failure("the Docker engine does not answer, so nothing was removed; run: make host")
     there = project.containers() or (purge and project.leftovers("volume"))

@@ -1,27 +1,23 @@
 """Looking into a running cluster: logs, a shell, the environment of the user's own shell, the checks."""
 
 import os
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 from infra.base.errors import Mistake
 from infra.base.paths import CHECKOUT
 from infra.base.progress import console, step
 from infra.model.cluster import Cluster
-from infra.model.load import load_cluster
-from infra.model.machine import read_machine
 from infra.places.lab.compose import Project
 from infra.proof import verify as checks
 
 JOURNAL = ["journalctl", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=40"]
 
 
-def logs(path: Path, node: str, *, follow: bool) -> None:
+def logs(cluster: Cluster, node: str, *, follow: bool) -> None:
     """Print the last lines of one node's journal, or of each node's."""
-    _, project = _running(path)
+    project = _running(cluster)
     if node:
         words = [*JOURNAL, *(["--follow"] if follow else [])]
         _become("docker", "exec", _container(project, node), *words)
@@ -33,35 +29,26 @@ def logs(path: Path, node: str, *, follow: bool) -> None:
         subprocess.run(["docker", "exec", there.container, *JOURNAL], check=False)
 
 
-def shell(path: Path, node: str) -> None:
+def shell(cluster: Cluster, node: str) -> None:
     """Replace this process by a shell on `node`: the user's on login, root's elsewhere."""
-    cluster, project = _running(path)
+    project = _running(cluster)
     user, where = (cluster.user, str(CHECKOUT)) if node in ("", "login") else ("root", "/")
     tty = ["-t"] if sys.stdin.isatty() else []
     there = _container(project, node or "login")
     _become("docker", "exec", "-i", *tty, "--user", user, "--workdir", where, there, "bash", "-l")
 
 
-def env(path: Path) -> None:
-    """Print shell lines that point bin/ at the cluster of file `path`; eval-ing them twice does no harm."""
-    cluster = load_cluster(path, machine=read_machine())
-    folder = shlex.quote(str(CHECKOUT / "bin"))
-    print(f"export SLIPWAY_CLUSTER={shlex.quote(cluster.name)} SLIPWAY_USER={shlex.quote(cluster.user)}")
-    print(f'case ":$PATH:" in *:{folder}:*) ;; *) export PATH={folder}:"$PATH" ;; esac')
-
-
-def verify(path: Path) -> None:
+def verify(cluster: Cluster) -> None:
     """Run the checks of tests/nodes on the running cluster."""
-    cluster, _ = _running(path)
+    _running(cluster)
     with step("verify") as this:
         checks.run(cluster, this)
 
 
-def _running(path: Path) -> tuple[Cluster, Project]:
-    cluster = load_cluster(path, machine=read_machine())
+def _running(cluster: Cluster) -> Project:
     project = Project(cluster.name)
     project.require_up()
-    return cluster, project
+    return project
 
 
 def _container(project: Project, node: str) -> str:

@@ -1,6 +1,5 @@
 """`make status`: nodes, jobs, health, addresses and disk of a running cluster, on one screen or as JSON."""
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,25 +10,14 @@ from rich.table import Table
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, cache
 from infra.base.progress import console
-from infra.model.load import load_cluster
-from infra.model.machine import read_machine
+from infra.model.cluster import Cluster
 from infra.places.lab.compose import Project
 from infra.proof import table
 
 
-def status(path: Path, *, as_json: bool) -> bool:
-    """Print the state of the cluster of file `path`; returns whether everything that should run does."""
-    facts = collect(project(path))
-    if as_json:
-        print(json.dumps(facts, indent=2))
-    else:
-        _print(facts)
-    return bool(facts["nodes"]) and all(node["ok"] for node in facts["nodes"])
-
-
-def project(path: Path) -> Project:
-    """The containers of the cluster of file `path`."""
-    return Project(load_cluster(path, machine=read_machine()).name)
+def project(cluster: Cluster) -> Project:
+    """The containers of `cluster`."""
+    return Project(cluster.name)
 
 
 def collect(project: Project) -> dict[str, Any]:
@@ -88,7 +76,8 @@ def gib(folder: Path) -> float:
     return round(int((done.stdout or "0").split()[0]) / 2**20, 2)
 
 
-def _print(facts: dict[str, Any]) -> None:
+def show(facts: dict[str, Any]) -> None:
+    """Print what `collect` found."""
     if not facts["nodes"]:
         console.print(f"{facts['cluster']}: not up; run: make cluster-up")
         return

@@ -1,6 +1,5 @@
 """Looking into a cluster of machines: state, logs, a shell, the environment of the user's own shell."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -11,7 +10,6 @@ from typing import Any, NoReturn
 from rich.table import Table
 
 from infra.base.errors import Failure, Mistake
-from infra.base.paths import CHECKOUT
 from infra.base.progress import console
 from infra.model.cluster import Cluster
 from infra.places.site import retire
@@ -20,17 +18,6 @@ from infra.proof import table
 
 JOURNAL = ["journalctl", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=40"]
 AT_ONCE = 32  # connections
-
-
-def status(cluster: Cluster, *, as_json: bool) -> bool:
-    """Print machines, nodes and jobs; returns whether every machine answers and Slurm can use every node."""
-    site = Site(cluster)
-    facts = collect(site)
-    if as_json:
-        print(json.dumps(facts, indent=2))
-    else:
-        _print(facts)
-    return all(machine["ok"] for machine in facts["machines"])
 
 
 def collect(site: Site) -> dict[str, Any]:
@@ -69,7 +56,8 @@ def _answer(site: Site, name: str) -> str:
     return lines[-1] if lines else "no answer"
 
 
-def _print(facts: dict[str, Any]) -> None:
+def show(facts: dict[str, Any]) -> None:
+    """Print what `collect` found."""
     machines = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("machine", "address", "hardware", "Slurm", "what is wrong"):
         machines.add_column(column)
@@ -103,19 +91,6 @@ def shell(cluster: Cluster, node: str) -> None:
     if node in ("", site.login):
         _become(*command, f"sudo -n -H -u {shlex.quote(site.user)} -- bash -l")
     _become(*command, "sudo -n -H -- bash -l")
-
-
-def env(cluster: Cluster) -> None:
-    """Print shell lines that point bin/ at this cluster; eval-ing them twice does no harm."""
-    folder = shlex.quote(str(CHECKOUT / "bin"))
-    values = {
-        "SLIPWAY_CLUSTER": cluster.name,
-        "SLIPWAY_CLUSTER_FILE": cluster.file,
-        "SLIPWAY_USER": cluster.user,
-        "SLIPWAY_LOGIN": cluster.login[0],
-    }
-    print("export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items()))
-    print(f'case ":$PATH:" in *:{folder}:*) ;; *) export PATH={folder}:"$PATH" ;; esac')
 
 
 def _known(site: Site, node: str) -> str:
