@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from infra.base.errors import Failure, Mistake
+from infra.base.process import settle
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -145,6 +146,7 @@ _register()
 def main() -> None:
     """Run a verb. A user's mistake exits with 2, a failure with 1, Ctrl-C with 130; none has a traceback."""
     try:
+        settle()
         app()
     except Mistake as mistake:
         print(mistake, file=sys.stderr)

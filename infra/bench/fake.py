@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
+from infra.base.process import start
 from infra.base.progress import Step
 from infra.base.wait import until
 from infra.bench.render import tree
@@ -192,7 +193,7 @@ def _kwok(kind: Kind, this: Step) -> Iterator[None]:
     words = [str(folder / "kwok"), f"--kubeconfig={kind.kubeconfig}", *stages]
     words += [f"--manage-nodes-with-label-selector={LABEL}", f"--node-lease-duration-seconds={LEASE_S}"]
     with log.open("w") as file:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        process = start(words, stdout=file, stderr=subprocess.STDOUT)
     try:
         time.sleep(1)
         if process.poll() is not None:

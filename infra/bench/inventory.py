@@ -4,7 +4,6 @@ The second runs under Pulumi's mocks (infra/provision/graph.py): it is the time 
 without the engine, the provider and the cloud.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
+from infra.base.process import run
 from infra.bench.figure import Figure, Result
 from infra.bench.render import NODES, tree
 from infra.model.load import load_cluster
@@ -108,10 +108,8 @@ def _ansible(program: str, folder: Path, *words: str) -> None:
         str(Path(sys.executable).with_name(program)),
         *("--inventory", str(folder / "inventory.yaml"), *words),
     ]
-    env = {**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible/ansible.cfg")}
-    done = subprocess.run(
-        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
-    )
+    env = {"ANSIBLE_CONFIG": str(CHECKOUT / "ansible/ansible.cfg")}
+    done = run(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise Failure(f"{program} failed ({done.returncode}): {said[-1] if said else ''}")

@@ -4,7 +4,6 @@ The API server's own times are whole seconds. A watch tells of every change with
 """
 
 import json
-import os
 import subprocess
 import threading
 import time
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from infra.base.process import start
 from infra.places.kind.cluster import Kind, kubectl
 
 WORKLOADS = "/apis/kueue.x-k8s.io/v1beta1/namespaces/{}/workloads"
@@ -51,9 +51,7 @@ def watching(kind: Kind, path: str, namespace: str) -> Iterator[Watch]:
     """Watch for as long as the block takes; what is there already comes first, as ADDED."""
     words = [str(kubectl()), "get", "--raw", f"{path.format(namespace)}?watch=true"]
     watch = Watch()
-    with subprocess.Popen(
-        words, env={**os.environ, **kind.environment}, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start(words, env=kind.environment, stdout=subprocess.PIPE, text=True) as process:
 
         def listen() -> None:
             assert process.stdout

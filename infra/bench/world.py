@@ -18,7 +18,7 @@ from pathlib import Path
 
 from infra.base import lock, paths
 from infra.base.errors import Failure
-from infra.base.process import output
+from infra.base.process import output, start
 from infra.base.progress import Step
 from infra.bench import trial
 from infra.host import engine
@@ -243,11 +243,10 @@ def _run(words: Sequence[str | Path], cwd: Path, env: dict[str, str]) -> tuple[i
     shell has put into the background.
     """
     command = [str(word) for word in words]
-    with subprocess.Popen(
+    with start(
         command,
-        cwd=cwd,
         env=env,
-        stdin=subprocess.DEVNULL,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

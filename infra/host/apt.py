@@ -1,12 +1,11 @@
 """Debian packages for this host itself, without changing the host's own list of sources."""
 
 import os
-import subprocess
 from pathlib import Path
 
 from infra.base.errors import Failure
 from infra.base.paths import cache
-from infra.base.process import logged
+from infra.base.process import logged, run
 
 DEBIAN_13 = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -34,14 +33,13 @@ def _source_of(release: str) -> str | None:
     if "ID=debian" not in Path("/etc/os-release").read_text().splitlines():
         return None
     fields = "$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
-    targets = subprocess.run(
+    targets = run(
         ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"],
         capture_output=True,
         text=True,
-        check=False,
     ).stdout
-    for line in targets.splitlines():
-        found, component, uri = line.split("|")
+    for line in str(targets).splitlines():
+        found, component, uri = line.split("|", 2)
         if found == release and component == "main":
             return uri.rstrip("/")
     return None

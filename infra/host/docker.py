@@ -15,13 +15,14 @@ from pathlib import Path
 
 from infra.base.errors import Failure
 from infra.base.paths import cache
-from infra.base.process import logged, output, succeeds
+from infra.base.process import logged, output, run, start, succeeds
 from infra.base.progress import Step
 from infra.host import apt
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 ENGINE_LOG = Path("/var/log/docker.log")
 ENGINE_PID_FILES = (Path("/run/docker.pid"), Path("/run/docker/containerd/containerd.pid"))
+ANSWER_S = 20.0  # for an engine to say its version: 0.02 s were measured, on a loaded machine 2
 START_SECONDS = 60  # a first start makes its network and storage; 2 s were measured, slow disks take longer
 CAP_SYS_RESOURCE = 24  # bit number, linux/capability.h
 
@@ -40,6 +41,7 @@ class Facts:
     docker_host: str | None = None  # the user's DOCKER_HOST
     engine: str | None = None  # version of the engine that answers
     denied: bool = False  # an engine is there, but not for this user
+    hangs: bool = False  # an engine is there, and does not answer
     dockerd: bool = False  # an engine is installed, whether it answers or not
     compose: str | None = None
     buildx: str | None = None
@@ -72,6 +74,10 @@ def decide(facts: Facts) -> list[Action]:
         if packaged:
             return [Action.INSTALL_PLUGINS]
         raise Failure(f"Docker {facts.engine} lacks {' and '.join(plugins)}: install the CLI plugins")
+    if facts.hangs:
+        raise Failure(
+            f"the Docker engine does not answer within {ANSWER_S:.0f} s: restart it (systemctl restart docker)"
+        )
     if facts.denied:
         raise Failure(
             "Docker is there, but not for you: have your user added to group docker, then log in again"
@@ -129,7 +135,7 @@ def daemon_settings(mtu: int) -> dict[str, object]:
 def read_facts() -> Facts:
     """Look at this host; takes a few tenths of a second."""
     system = _os_release()
-    engine, denied = _engine()
+    engine, trouble = _engine()
     return Facts(
         system=system.get("ID", "unknown"),
         release=system.get("VERSION_ID", ""),
@@ -141,7 +147,8 @@ def read_facts() -> Facts:
         mtu=default_mtu(),
         docker_host=os.environ.get("DOCKER_HOST"),
         engine=engine,
-        denied=denied,
+        denied=trouble == DENIED,
+        hangs=trouble == HANGS,
         dockerd=shutil.which("dockerd") is not None,
         compose=_plugin("compose", "version", "--short"),
         buildx=_plugin("buildx", "version"),
@@ -179,22 +186,30 @@ def _bounding_set() -> int:
     return 0
 
 
-def _engine() -> tuple[str | None, bool]:
-    """The version of the engine that answers, and whether one refuses this user."""
+DENIED, HANGS = "denied", "hangs"
+
+
+def _engine() -> tuple[str | None, str]:
+    """The version of the engine that answers; else DENIED when one refuses this user, HANGS when it says nothing."""
     if not shutil.which("docker"):
-        return None, False
-    done = subprocess.run(
-        ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, check=False
-    )
+        return None, ""
+    words = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        done = run(words, timeout_s=ANSWER_S, capture_output=True, text=True)
+    except Failure:
+        return None, HANGS
     if done.returncode == 0:
-        return done.stdout.strip(), False
-    return None, "permission denied" in done.stderr.lower()
+        return done.stdout.strip(), ""
+    return None, DENIED if "permission denied" in done.stderr.lower() else ""
 
 
 def _plugin(*command: str) -> str | None:
     if not shutil.which("docker"):
         return None
-    done = subprocess.run(["docker", *command], capture_output=True, text=True, check=False)
+    try:
+        done = run(["docker", *command], timeout_s=ANSWER_S, capture_output=True, text=True)
+    except Failure:
+        return None
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
@@ -274,9 +289,7 @@ def _start_daemon() -> subprocess.Popen[bytes]:
             pid_file.unlink()
     ENGINE_LOG.parent.mkdir(parents=True, exist_ok=True)
     with ENGINE_LOG.open("ab") as file:
-        return subprocess.Popen(
-            ["dockerd"], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd="/"
-        )
+        return start(["dockerd"], stdout=file, stderr=file, start_new_session=True, cwd="/")
 
 
 def _is_engine(pid: str) -> bool:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def mounted() -> set[str]:
 
 def remove_container(name: str) -> None:
     """Remove a container, running or not; nothing happens when there is none."""
-    subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)
+    succeeds(["docker", "rm", "--force", "--volumes", name])
 
 
 def data_folder() -> Path | None:

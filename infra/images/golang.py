@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from infra.base import download
 from infra.base.errors import Failure
 from infra.base.once import only_one
 from infra.base.paths import cache
+from infra.base.process import answer
 from infra.base.progress import Step
 
 PROXY = "https://proxy.golang.org"
@@ -47,14 +47,11 @@ def ensure(version: str, step: Step) -> tuple[Path, dict[str, str]]:
 
 
 def _version(go: str) -> tuple[int, ...]:
-    done = subprocess.run(
-        [go, "env", "GOVERSION"],
-        env=os.environ | {"GOTOOLCHAIN": "local"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return tuple(int(part) for part in re.findall(r"\d+", done.stdout)[:2])
+    try:
+        said = answer([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"})
+    except Failure:
+        return ()
+    return tuple(int(part) for part in re.findall(r"\d+", said)[:2])
 
 
 def _fetched(version: str, step: Step) -> Path:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.base.errors import Failure
+from infra.base.process import start
 from infra.host import engine
 from infra.images import base as image_base
 from infra.images import box, golang, programs
@@ -150,7 +151,7 @@ def _pack(
 def _saved(tag: str, where: Path) -> list[Layer]:
     """The layers of an image that the Docker engine has."""
     where.mkdir()
-    save = subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE)
+    save = start(["docker", "save", tag], stdout=subprocess.PIPE)
     with tarfile.open(fileobj=save.stdout, mode="r|") as tar:
         tar.extractall(where, filter="data")
     if save.wait():

@@ -19,7 +19,7 @@ from pathlib import Path
 from infra.base.errors import Failure
 from infra.base.once import content_hash, only_one
 from infra.base.paths import CHECKOUT, cache
-from infra.base.process import output
+from infra.base.process import output, start
 from infra.base.progress import Step
 from infra.host import engine
 from infra.images import golang
@@ -260,7 +260,7 @@ def _compile(program: Program, root: Path, into: Path, step: Step, **own: str) -
     number = version(program.name, root)
     link = " ".join(["-s -w", *(f"-X {name}={_of(name, number)}" for name in program.version_variables)])
     command = [str(go), "build", "-v", *FLAGS, "-ldflags", link, "-o", f"{into}/", *program.packages]
-    _run(command, here, os.environ | environment, program.name, step)
+    _run(command, here, environment, program.name, step)
     missing = [name for name in program.files if not (into / name).is_file()]
     if missing:
         raise Failure(f"go build made no {', '.join(missing)}\n  log: {log(program.name)}")
@@ -314,11 +314,10 @@ def _run(command: list[str], where: Path, environment: dict[str, str], name: str
 
 @contextmanager
 def _started(command: list[str], where: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
+    process = start(
         command,
-        cwd=where,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        cwd=where,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -13,6 +13,7 @@ from typing import Any
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, build
+from infra.base.process import run
 from infra.host import engine
 from infra.images.verify import locked_versions
 from infra.model import stacks
@@ -76,7 +77,7 @@ def _debian(name: str, image: str) -> dict[str, Any]:
         tar, out = Path(folder) / "root.tar", Path(folder) / "out"
         with tar.open("wb") as file:
             command = ["docker", "run", "--rm", "--network", "none", image, *files]
-            done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=False)
+            done = run(command, stdout=file, stderr=subprocess.PIPE)
         if done.returncode:
             raise Failure(f"{image}: its list of packages cannot be read: {done.stderr.decode().strip()}")
         _tool(
@@ -105,8 +106,8 @@ def _python(stack: str, root: Path) -> dict[str, Any]:
 def _tool(program: str, *arguments: str | Path, text: str = "") -> str:
     """Run a program of our environment; what it prints. Raises Failure with its last line."""
     command = [str(Path(sys.executable).with_name(program)), *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    done = run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise Failure(f"{program} failed ({done.returncode}): {lines[-1] if lines else 'no message'}")
-    return done.stdout
+    return str(done.stdout)

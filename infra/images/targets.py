@@ -307,7 +307,7 @@ def prune(root: Path = CHECKOUT) -> list[str]:
 
 def _remove(where: str, mounted: set[str]) -> bool:
     if not where.startswith("/"):
-        return succeeds(["docker", "image", "rm", where])
+        return succeeds(["docker", "image", "rm", where], timeout_s=600)
     if {where, *map(str, Path(where).parents)} & mounted:
         return False
     stackfolder.remove(Path(where))

@@ -1,7 +1,6 @@
 """Does a stack, as folder and as image, hold what its lock and its stack.yaml say? Red when it does not."""
 
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from packaging.markers import Marker
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
+from infra.base.process import run
 from infra.host import engine
 from infra.images import stackfolder
 from infra.model import stacks
@@ -60,7 +60,7 @@ def verify_inputs(name: str, image: str, inputs: str) -> Verdict:
 
 
 def _probe(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(command, capture_output=True, text=True)
     try:
         report: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, build
+from infra.base.process import run as run_program
 from infra.base.progress import Step
 from infra.model.cluster import Cluster
 
@@ -26,12 +27,11 @@ def run(cluster: Cluster, step: Step) -> None:
         f"--cluster={cluster.file}",
     ]
     with log.open("w") as file:
-        done = subprocess.run(
+        done = run_program(
             [sys.executable, *words, str(CHECKOUT / "tests" / "nodes")],
             cwd=CHECKOUT,
             stdout=file,
             stderr=subprocess.STDOUT,
-            check=False,
         )
     # pytest's own report, written a moment ago
     suite = ElementTree.parse(report).getroot().find("testsuite") if report.exists() else None  # noqa: S314

@@ -7,7 +7,6 @@ one built from its Go modules (programs/pulumi), once, into the user's cache.
 import platform
 import re
 import shutil
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from infra.base import download
 from infra.base.errors import Failure
 from infra.base.once import only_one
 from infra.base.paths import CHECKOUT, cache
+from infra.base.process import answer
 from infra.base.progress import Step
 from infra.images import programs
 
@@ -48,16 +48,10 @@ def ensure(step: Step) -> Path:
 def fits(pulumi: Path | str) -> bool:
     """Whether this command is a Pulumi that the SDK can talk to."""
     try:
-        done = subprocess.run(
-            [str(pulumi), "version"],
-            env={"PULUMI_SKIP_UPDATE_CHECK": "1", "HOME": "/nonexistent", "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
+        said = answer([pulumi, "version"], env={"PULUMI_SKIP_UPDATE_CHECK": "1", "HOME": "/nonexistent"})
+    except Failure:
         return False
-    found = re.fullmatch(r"v?(\d+)\.(\d+)\.\S+", done.stdout.strip())
+    found = re.fullmatch(r"v?(\d+)\.(\d+)\.\S+", said.strip())
     if not found:
         return False
     return int(found[1]) == MINIMUM[0] and int(found[2]) >= MINIMUM[1]

@@ -19,7 +19,7 @@ from typing import Any
 from infra.base import paths
 from infra.base.errors import Failure
 from infra.base.lock import held
-from infra.base.process import output
+from infra.base.process import output, persons
 from infra.base.progress import Step
 from infra.images import machine, targets
 from infra.model.cluster import Cluster
@@ -204,6 +204,9 @@ class Provisioner:
         }
         if self.cluster.place == "metal":
             found[plugin.THREADS] = str(WAITING)
+            # our provider reads it there, so that it is in no state and no log
+            password = self.cluster.spec.bmc.password_env
+            found |= {password: persons()[password]} if password in persons() else {}
         if self.cluster.place == "docker" and "DOCKER_HOST" not in os.environ:
             # The SDK knows nothing of the command line's contexts.
             found["DOCKER_HOST"] = output(

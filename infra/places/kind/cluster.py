@@ -1,7 +1,6 @@
 """The kind cluster of one cluster file: its names, its containers, and kubectl on it."""
 
 import json
-import os
 import subprocess
 import time
 from dataclasses import dataclass
@@ -83,10 +82,10 @@ class Kind:
 
     def containers(self) -> list[Container]:
         """Every container of the cluster, running or not, in the order of their names."""
-        ids = process.output(["docker", "ps", "-aq", "--filter", f"label={LABEL}={self.name}"]).split()
+        ids = process.answer(["docker", "ps", "-aq", "--filter", f"label={LABEL}={self.name}"]).split()
         if not ids:
             return []
-        found: list[dict[str, Any]] = json.loads(process.output(["docker", "inspect", *ids]))
+        found: list[dict[str, Any]] = json.loads(process.answer(["docker", "inspect", *ids]))
         return sorted((_container(facts) for facts in found), key=lambda container: container.name)
 
     def networks(self) -> list[str]:
@@ -111,17 +110,10 @@ class Kind:
         return self._stdin([*words, "--filename=-"], text)
 
     def _stdin(self, words: list[str], text: str) -> str:
-        done = subprocess.run(
-            words,
-            input=text,
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = process.run(words, input=text, env=self.environment, capture_output=True, text=True)
         if done.returncode:
             raise Failure(done.stderr.strip() or f"kubectl failed ({done.returncode})")
-        return done.stdout
+        return str(done.stdout)
 
     def get(self, *words: str) -> list[dict[str, Any]]:
         """The objects that `kubectl get WORDS` finds."""
@@ -131,7 +123,7 @@ class Kind:
     def answers(self) -> bool:
         """Whether the API server says that it is ready."""
         words = [str(kubectl()), "get", "--raw=/readyz", "--request-timeout=5s"]
-        done = subprocess.run(words, env={**os.environ, **self.environment}, capture_output=True, check=False)
+        done = process.run(words, env=self.environment, capture_output=True)
         return done.returncode == 0
 
     def require_up(self) -> None:
@@ -154,10 +146,9 @@ class Kind:
         words = [programs.folder("kind") / "kind", "create", "cluster", "--retain", "--name", self.name]
         words += ["--image", image, "--config", self.folder / "kind.yaml", "--kubeconfig", self.kubeconfig]
         with log.open("w") as file:
-            process_ = subprocess.Popen(
+            process_ = process.start(
                 [str(word) for word in words],
-                env={**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": self.network},
-                stdin=subprocess.DEVNULL,
+                env={"KIND_EXPERIMENTAL_DOCKER_NETWORK": self.network},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

@@ -1,8 +1,6 @@
 """Looking into a running kind cluster: state on one screen, logs, a shell, the environment of the user's own."""
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,6 +10,7 @@ from rich.table import Table
 
 from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT, cache
+from infra.base.process import become, persons, run
 from infra.base.progress import console
 from infra.places.kind import facts
 from infra.places.kind import job as jobs
@@ -132,17 +131,16 @@ def logs(kind: Kind, what: str, *, follow: bool) -> None:
         words = ["--follow"] if follow else []
         container = _container(kind, what)
         if container:
-            _become("docker", "exec", container, *JOURNAL, *words)
+            become(["docker", "exec", container, *JOURNAL, *words])
         namespace, selector = _pods(kind, what)
-        os.environ.update(kind.environment)
         pods = ["--namespace", namespace, "--selector", selector, "--prefix", "--all-containers", "--tail=40"]
-        _become(str(kubectl()), "logs", *pods, *words)
+        become([kubectl(), "logs", *pods, *words], env=kind.environment)
     if follow:
         raise Mistake("--follow needs a node, a job or a service; for example: make logs NODE=c1 FOLLOW=1")
     for each in kind.containers():
         console.rule(kind.called(each.name), align="left")
         sys.stdout.flush()
-        subprocess.run(["docker", "exec", each.name, *JOURNAL], check=False)
+        run(["docker", "exec", each.name, *JOURNAL])
 
 
 def _pods(kind: Kind, what: str) -> tuple[str, str]:
@@ -171,11 +169,10 @@ def shell(kind: Kind, node: str) -> NoReturn:
         if not container:
             raise Mistake(f"NODE={node}: there are control-plane, {', '.join(kind.workers)}")
         tty = ["-t"] if sys.stdin.isatty() else []
-        _become("docker", "exec", "-i", *tty, container, "bash", "-l")
-    os.environ.update(kind.environment)
-    os.environ["PATH"] = f"{CHECKOUT / 'bin'}:{os.environ['PATH']}"
-    os.environ["SLIPWAY_CLUSTER"] = kind.cluster.name
-    _become("bash")
+        become(["docker", "exec", "-i", *tty, container, "bash", "-l"])
+    own = persons()  # it is the person's own shell, on this machine
+    here = {"PATH": f"{CHECKOUT / 'bin'}:{own['PATH']}", "SLIPWAY_CLUSTER": kind.cluster.name}
+    become(["bash"], env=own | kind.environment | here)
 
 
 def _container(kind: Kind, what: str) -> str | None:
@@ -183,8 +180,3 @@ def _container(kind: Kind, what: str) -> str | None:
     names = {kind.called(each.name): each.name for each in kind.containers()}
     names |= {name: name for name in names.values()}
     return names.get(what)
-
-
-def _become(*words: str) -> NoReturn:
-    """Replace this process, so that Ctrl-C and the exit status are the command's own."""
-    os.execvp(words[0], words)  # noqa: S606 - no shell is wanted

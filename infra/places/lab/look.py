@@ -1,12 +1,10 @@
 """Looking into a running cluster: logs, a shell, the environment of the user's own shell, the checks."""
 
-import os
-import subprocess
 import sys
-from typing import NoReturn
 
 from infra.base.errors import Mistake
 from infra.base.paths import CHECKOUT
+from infra.base.process import become, run
 from infra.base.progress import console, step
 from infra.model.cluster import Cluster
 from infra.places.lab.compose import Project
@@ -20,13 +18,13 @@ def logs(cluster: Cluster, node: str, *, follow: bool) -> None:
     project = _running(cluster)
     if node:
         words = [*JOURNAL, *(["--follow"] if follow else [])]
-        _become("docker", "exec", _container(project, node), *words)
+        become(["docker", "exec", _container(project, node), *words])
     if follow:
         raise Mistake("--follow needs a node; for example: make logs NODE=slurmctld FOLLOW=1")
     for there in project.containers():
         console.rule(there.name, align="left")
         sys.stdout.flush()
-        subprocess.run(["docker", "exec", there.container, *JOURNAL], check=False)
+        run(["docker", "exec", there.container, *JOURNAL])
 
 
 def shell(cluster: Cluster, node: str) -> None:
@@ -35,7 +33,7 @@ def shell(cluster: Cluster, node: str) -> None:
     user, where = (cluster.user, str(CHECKOUT)) if node in ("", "login") else ("root", "/")
     tty = ["-t"] if sys.stdin.isatty() else []
     there = _container(project, node or "login")
-    _become("docker", "exec", "-i", *tty, "--user", user, "--workdir", where, there, "bash", "-l")
+    become(["docker", "exec", "-i", *tty, "--user", user, "--workdir", where, there, "bash", "-l"])
 
 
 def verify(cluster: Cluster) -> None:
@@ -56,8 +54,3 @@ def _container(project: Project, node: str) -> str:
     if node not in names:
         raise Mistake(f"NODE={node}: cluster '{project.cluster}' has {', '.join(names)}")
     return project.container(node)
-
-
-def _become(*words: str) -> NoReturn:
-    """Replace this process, so that Ctrl-C and the exit status are the command's own."""
-    os.execvp(words[0], words)  # noqa: S606 - no shell is wanted

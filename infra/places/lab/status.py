@@ -1,7 +1,6 @@
 """`make status`: nodes, jobs, health, addresses and disk of a running cluster, on one screen or as JSON."""
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, cache
+from infra.base.process import run
 from infra.base.progress import console
 from infra.model.cluster import Cluster
 from infra.places.lab.compose import Project
@@ -72,7 +72,7 @@ def gib(folder: Path) -> float:
     if not folder.exists():
         return 0.0
     # Not by process.output: files may go while they are counted, which du calls a failure.
-    done = subprocess.run(["du", "-sk", folder], capture_output=True, text=True, check=False)
+    done = run(["du", "-sk", folder], capture_output=True, text=True)
     return round(int((done.stdout or "0").split()[0]) / 2**20, 2)
 
 

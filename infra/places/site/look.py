@@ -1,15 +1,14 @@
 """Looking into a cluster of machines: state, logs, a shell, the environment of the user's own shell."""
 
-import os
 import shlex
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.table import Table
 
 from infra.base.errors import Failure, Mistake
+from infra.base.process import become, run
 from infra.base.progress import console
 from infra.model.cluster import Cluster
 from infra.places.site import retire
@@ -18,6 +17,7 @@ from infra.proof import table
 
 JOURNAL = ["journalctl", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=40"]
 AT_ONCE = 32  # connections
+ANSWER_S = 30.0  # for a machine to do nothing; ssh gives up connecting after 10
 
 
 def collect(site: Site) -> dict[str, Any]:
@@ -47,9 +47,10 @@ def collect(site: Site) -> dict[str, Any]:
 
 def _answer(site: Site, name: str) -> str:
     """Why a machine does not answer; empty when it does."""
-    done = subprocess.run(
-        [*site.ssh(name), "true"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    try:
+        done = run([*site.ssh(name), "true"], timeout_s=ANSWER_S, capture_output=True, text=True)
+    except Failure as failure:
+        return str(failure)
     if done.returncode == 0:
         return ""
     lines = done.stderr.strip().splitlines()
@@ -73,13 +74,13 @@ def logs(cluster: Cluster, node: str, *, follow: bool) -> None:
     site = Site(cluster)
     if node:
         words = [*JOURNAL, *(["--follow"] if follow else [])]
-        _become(*site.ssh(_known(site, node)), remote(words, "root", None))
+        become([*site.ssh(_known(site, node)), remote(words, "root", None)])
     if follow:
         raise Mistake(f"--follow needs a node; for example: make logs NODE={site.controller} FOLLOW=1")
     for machine in site.machines:
         console.rule(machine.name, align="left")
         sys.stdout.flush()
-        subprocess.run([*site.ssh(machine.name), remote(JOURNAL, "root", None)], check=False)
+        run([*site.ssh(machine.name), remote(JOURNAL, "root", None)])
 
 
 def shell(cluster: Cluster, node: str) -> None:
@@ -89,8 +90,8 @@ def shell(cluster: Cluster, node: str) -> None:
     command = site.ssh(_known(site, node or site.login))
     command[1:1] = words
     if node in ("", site.login):
-        _become(*command, f"sudo -n -H -u {shlex.quote(site.user)} -- bash -l")
-    _become(*command, "sudo -n -H -- bash -l")
+        become([*command, f"sudo -n -H -u {shlex.quote(site.user)} -- bash -l"])
+    become([*command, "sudo -n -H -- bash -l"])
 
 
 def _known(site: Site, node: str) -> str:
@@ -98,11 +99,3 @@ def _known(site: Site, node: str) -> str:
     if node not in names:
         raise Mistake(f"NODE={node}: cluster '{site.name}' has {', '.join(names)}")
     return node
-
-
-def _become(*words: str) -> NoReturn:
-    """Replace this process, so that Ctrl-C and the exit status are the command's own."""
-    try:
-        os.execvp(words[0], words)  # noqa: S606 - no shell is wanted
-    except FileNotFoundError:
-        raise Failure(f"{words[0]} is not on this machine: install the OpenSSH client") from None

@@ -5,7 +5,6 @@ and for every machine what was changed, or what would be.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
+from infra.base.process import start
 from infra.base.progress import Step
 from infra.places.site import unfinished
 from infra.places.site.site import Site
@@ -111,11 +111,10 @@ def play(
     ]
     log = site.folder / "logs" / ("ansible-check.log" if check else "ansible.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
-        [str(word) for word in words],
-        cwd=CHECKOUT / "ansible",
+    process = start(
+        words,
         env=environment(site),
-        stdin=subprocess.DEVNULL,
+        cwd=CHECKOUT / "ansible",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -148,7 +147,6 @@ def play(
 
 def environment(site: Site) -> dict[str, str]:
     return {
-        **os.environ,
         "ANSIBLE_CONFIG": str(CHECKOUT / "ansible" / "ansible.cfg"),
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
         "ANSIBLE_CALLBACK_PLUGINS": str(CHECKOUT / "ansible" / "callbacks"),

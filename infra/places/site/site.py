@@ -6,7 +6,6 @@ build/<cluster>/machines.json holds the outputs of the last `up`: names, address
 import io
 import json
 import shlex
-import subprocess
 import tarfile
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +14,10 @@ from typing import Any
 
 from infra.base import paths
 from infra.base.errors import Failure
+from infra.base.process import run
 from infra.model.cluster import Cluster
 
+FETCH_S = 600  # for what a job has written, without its checkpoints, over a slow line
 SSH_FAILED = 255  # ssh(1): its own exit status when it could not run the command
 
 
@@ -98,18 +99,16 @@ class Site:
         stdin: bytes | None = None,
     ) -> str:
         """What `words` print on `host`, run there as `user`. Raises Failure with the last line of error."""
-        done = subprocess.run(
-            [*self.ssh(host), remote(words, user, cwd)],
-            input=stdin or b"",
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        command = [*self.ssh(host), remote(words, user, cwd)]
+        try:
+            done = run(command, input=stdin or b"", capture_output=True, timeout_s=timeout_s)
+        except Failure as failure:
+            raise Failure(f"{words[0]} on {host}: {failure}") from None
         if done.returncode:
             said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
             what = f"ssh {host}" if done.returncode == SSH_FAILED else f"{words[0]} on {host}"
             raise Failure(f"{what} failed ({done.returncode}): {said[-1].strip() if said else 'no message'}")
-        return done.stdout.decode(errors="replace").rstrip("\n")
+        return str(done.stdout.decode(errors="replace")).rstrip("\n")
 
     @property
     def user(self) -> str:
@@ -126,12 +125,8 @@ class Site:
         folder.mkdir(parents=True, exist_ok=True)
         there = self.workdir / "runs" / id
         script = f"cd {shlex.quote(str(there))} 2>/dev/null || exit 0; tar -c --exclude=checkpoint* ."
-        done = subprocess.run(
-            [*self.ssh(self.login), remote(["sh", "-c", script], self.user, None)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
+        command = [*self.ssh(self.login), remote(["sh", "-c", script], self.user, None)]
+        done = run(command, capture_output=True, timeout_s=FETCH_S)
         if done.returncode == 0 and done.stdout:
             with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
                 archive.extractall(folder, filter="data")

@@ -1,10 +1,9 @@
 """How the machines are reached: a key of the cluster's own, and host keys known before the first connection."""
 
-import subprocess
 from pathlib import Path
 
 from infra.base import paths
-from infra.base.process import output
+from infra.base.process import output, succeeds
 from infra.places.site.site import Site
 
 CONFIG = """\
@@ -68,7 +67,7 @@ def write(site: Site) -> None:
 
 def hang_up(site: Site, host: str) -> None:
     """End the connection that ssh keeps open for the next command."""
-    subprocess.run([*site.ssh(host)[:-1], "-O", "exit", host], capture_output=True, check=False)
+    succeeds([*site.ssh(host)[:-1], "-O", "exit", host])
 
 
 def put(path: Path, text: str) -> bool:

@@ -6,9 +6,7 @@ Needs neither Pulumi nor sushy.
 import base64
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
+from infra.base.process import persons, run
 from infra.model import hostlist, yamlfile
 from infra.model.cluster import Cluster, HostFile
 from infra.model.hardware import Profile
@@ -27,7 +26,7 @@ MEMORY_TOLERANCE = 0.02
 SCAN_S = 5  # of ssh-keyscan, for each host; it asks all at once
 
 
-def check(cluster: Cluster, environ: Mapping[str, str] = os.environ) -> None:
+def check(cluster: Cluster, environ: Mapping[str, str] | None = None) -> None:
     """Whether the file and the environment say all that provisioning needs. Raises Mistake."""
     document = _document(cluster)
     hosts = cluster.spec.hosts
@@ -44,6 +43,7 @@ def check(cluster: Cluster, environ: Mapping[str, str] = os.environ) -> None:
     for name, other in _twice((name, host.bmc) for name, host in hosts.items() if host.bmc):
         document.wrong(("hosts", name, "bmc"), f"is the one of '{other}' already")
     password = cluster.spec.bmc.password_env
+    environ = persons() if environ is None else environ
     if any(host.bmc for host in hosts.values()) and not environ.get(password):
         document.wrong(("bmc", "password_env"), f"{password} is not set; export it, it is kept nowhere")
     document.check()
@@ -189,12 +189,11 @@ def _scan(addresses: Sequence[str], port: int) -> dict[str, str]:
         raise Failure("ssh-keyscan is not installed; apt-get install openssh-client")
     if not addresses:
         return {}
-    done = subprocess.run(
+    done = run(
         ["ssh-keyscan", "-T", str(SCAN_S), "-t", "ed25519", "-p", str(port), "-f", "-"],
         input="\n".join(addresses) + "\n",
         capture_output=True,
         text=True,
-        check=False,
     )
     found = {}
     for line in done.stdout.splitlines():
