@@ -1,8 +1,15 @@
-"""Writing a file so that no one ever reads half of it."""
+"""Writing a file so that no one ever reads half of it, and reading back what earlier runs have noted."""
 
+import json
 import os
 import tempfile
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
+
+from infra.base.errors import Failure
+
+Noted = TypeVar("Noted")
 
 
 def put(path: Path, content: str | bytes, mode: int = 0o644) -> None:
@@ -29,3 +36,43 @@ def differs(path: Path, content: str | bytes, mode: int = 0o644) -> bool:
         return False
     put(path, content, mode)
     return True
+
+
+def state(path: Path) -> dict[str, Any] | None:
+    """What an earlier run has noted in the JSON file `path`; None when there is none. Raises Failure.
+
+    A missing file says that nothing has happened. One that cannot be read says nothing: to go on as if nothing had
+    happened would, in the middle of an upgrade, begin it again.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise _unreadable(path, why or "no reason given") from None
+    if not isinstance(found, dict):
+        raise _unreadable(path, f"an object was expected, it holds {json.dumps(found)[:40]}")
+    return found
+
+
+def noted(path: Path, kind: type[Noted]) -> Noted | None:
+    """The same as a dataclass. Raises Failure, also for a key that it does not have: another version wrote it."""
+    found = state(path)
+    if found is None:
+        return None
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    for name, value in found.items():
+        if name not in known:
+            raise _unreadable(path, f"it says '{name}', which this version of Slipway does not know")
+        default = getattr(kind(), name)
+        if default is not None and not isinstance(value, type(default)):
+            raise _unreadable(path, f"{name} is {json.dumps(value)[:40]}, of the wrong type")
+    return kind(**found)
+
+
+def _unreadable(path: Path, why: str) -> Failure:
+    return Failure(
+        f"{path}: what was done so far is noted there and cannot be read ({why}); put back a copy that can be,"
+        " or remove the file to begin as if nothing had been done"
+    )

@@ -81,7 +81,7 @@ def run(names: Sequence[str], *, write: Path | None, as_json: bool, nodes: int |
         if write:
             measured.write(write, [outcome], ORDER, machine)
         if not as_json:
-            console.print("\n".join(f"    {line}" for line in outcome.lines()), markup=False)
+            console.print("\n".join(f"    {line}" for line in outcome.lines()))
     if as_json:
         print(json.dumps([result.facts() for result in results], indent=2))
     if failed:

@@ -121,7 +121,7 @@ def _verdict(target: "Target", json: bool) -> "Verdict":
             f"{target.name:<19}{said or 'as its tag says' if verdict.right else 'NOT what its lock says'}"
         )
     for wrong in [] if json else verdict.wrong:
-        console.print(f"    {wrong}", style="red", markup=False)
+        console.print(f"    {wrong}", style="red")
     return verdict
 
 
@@ -135,7 +135,7 @@ def prune() -> None:
     from infra.images import targets as images
 
     for tag in images.prune():
-        console.print(f"  removed {tag}", markup=False)
+        console.print(f"  removed {tag}")
 
 
 @app.command()
@@ -168,4 +168,4 @@ def _table(rows: list[dict[str, object]], json: bool) -> None:
         return
     for row in rows:
         size = f"{row['bytes'] / 1e6:8.0f} MB" if isinstance(row["bytes"], int) else "  not built"
-        console.print(f"  {row['name']:<19}{row['inputs']}  {size}  {row['where']}", markup=False)
+        console.print(f"  {row['name']:<19}{row['inputs']}  {size}  {row['where']}")

@@ -89,14 +89,15 @@ def _services(cluster: Cluster) -> list[dict[str, Any]]:
 def show(cluster: Cluster) -> None:
     """Print the table: with colours on a terminal, plain elsewhere."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     data = facts(cluster)
-    console = Console(highlight=False)
+    from infra.base.progress import Plain
+
+    console = Plain()
     if not console.is_terminal:
         console.width = 160  # columns of a pipe: nothing is cut
-    console.print(headline(cluster), markup=False, soft_wrap=True)
+    console.print(headline(cluster), soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_footer=len(data["pools"]) > 1)
     total = data["total"]
     columns: list[tuple[str, str, str]] = [

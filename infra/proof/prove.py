@@ -25,10 +25,7 @@ class Done:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        try:
-            return cls(**json.loads((folder / cls.FILE).read_text()))
-        except (FileNotFoundError, TypeError, ValueError):
-            return cls()
+        return files.noted(folder / cls.FILE, cls) or cls()
 
     def save(self, folder: Path) -> None:
         files.put(folder / self.FILE, json.dumps(asdict(self), indent=2) + "\n")

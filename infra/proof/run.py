@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Run:
             lines = (self.folder / name).read_text().splitlines(keepends=True)
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [found for line in lines if line.endswith("\n") and (found := _object(line))]
 
 
 def submit(nodes: Nodes, user: str, script: Path, *words: str) -> Run:
@@ -114,16 +115,36 @@ def watch(look: Callable[[], None], run: Run, step: Step | None = None, *, timeo
     if run.state != "COMPLETED":
         raise Failure(f"job {run.id} ended as {run.state} ({run.reason})\n  log: {run.output}")
     summary = run.folder / "summary.json"
-    run.summary = json.loads(summary.read_text()) if summary.exists() else {}
+    run.summary = _object(summary.read_text()) if summary.exists() else {}
     return run
 
 
 def refresh(nodes: Nodes, run: Run) -> None:
     """Ask the scheduler for the job's state, reason and output file."""
-    text = nodes.run(nodes.login, "scontrol", "--oneliner", "show", "job", run.id)
-    facts = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    text = nodes.run(nodes.login, "scontrol", "show", "job", run.id)
     nodes.fetch(run.id)
-    run.state, run.reason, run.output = facts["JobState"], facts["Reason"], facts.get("StdOut", "")
+    run.state, run.reason, run.output = told(text)
+
+
+def told(text: str) -> tuple[str, str, str]:
+    """State, reason and output file from `scontrol show job`. Raises Failure where it says no state.
+
+    By lines, not by words: the job's name, which may be anything, stands before them, on a line with others.
+    """
+    state = re.search(r"^\s+JobState=(\S+) Reason=(\S+)", text, re.MULTILINE)
+    output = re.search(r"^\s+StdOut=(.*?)\s*$", text, re.MULTILINE)
+    if not state:
+        raise Failure(f"scontrol show job: no state in '{text.strip()[:80]}'")
+    return state[1], state[2], output[1] if output else ""
+
+
+def _object(text: str) -> dict[str, Any]:
+    """What a job has written as JSON; empty when it is none, since jobs that are not ours write there, too."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def since_start(run: Run) -> float | None:
@@ -135,11 +156,14 @@ def since_start(run: Run) -> float | None:
 
 
 def _live(run: Run) -> str:
-    steps = [line for line in run.metrics() if line["time"] >= run.since]
+    steps = [line for line in run.metrics() if line.get("time", 0) >= run.since]
     waits = "" if run.reason == "None" else run.reason  # Slurm's word for a job that waits for nothing
     return f"{progress(steps[-1]) if steps else run.state.lower()}  {waits}".rstrip()
 
 
 def progress(line: dict[str, Any]) -> str:
     """A training step as people follow it, from its line of metrics.jsonl."""
-    return f"step {line['step']}  loss {line['loss']:.3f}  {line['tokens_per_s']:.0f} tok/s"
+    try:
+        return f"step {line['step']}  loss {line['loss']:.3f}  {line['tokens_per_s']:.0f} tok/s"
+    except (KeyError, TypeError, ValueError):
+        return ""  # another program's record

@@ -1,4 +1,8 @@
-"""The jobs of a cluster, as `make status` shows them."""
+"""The jobs of a cluster, as `make status` shows them.
+
+Not by `squeue --json`: a site may run Slurm 22.05, whose JSON has other keys. Here each job begins with a sign that
+no name has, and ends with the one field that people write.
+"""
 
 from typing import Any
 
@@ -8,12 +12,24 @@ from infra.base.progress import console
 from infra.proof.run import Nodes
 
 COLUMNS = ("id", "name", "user", "state", "time", "nodes", "where")
+ASKED = ("id", "user", "state", "time", "nodes", "where", "name")
+BEGIN = "\x1e"  # ASCII's record separator
+FORMAT = f"{BEGIN}%i|%u|%T|%M|%D|%R|%j"
 
 
 def listed(nodes: Nodes, host: str) -> list[dict[str, str]]:
     """Every job that waits or runs, asked for on `host`. Raises Failure."""
-    lines = nodes.run(host, "squeue", "-h", "-o", "%i|%j|%u|%T|%M|%D|%R").splitlines()
-    return [dict(zip(COLUMNS, line.split("|"), strict=True)) for line in lines]
+    return parse(nodes.run(host, "squeue", "-h", "-o", FORMAT))
+
+
+def parse(said: str) -> list[dict[str, str]]:
+    """What squeue says in FORMAT, as rows with COLUMNS."""
+    rows = []
+    for line in said.split(BEGIN)[1:]:
+        *found, name = line.rstrip("\n").split("|", len(COLUMNS) - 1)
+        row = dict(zip(ASKED, [*found, name], strict=True))
+        rows.append({column: row[column] for column in COLUMNS})
+    return rows
 
 
 def show(jobs: list[dict[str, Any]]) -> None:

@@ -5,7 +5,6 @@ to the cluster lies in build/<cluster>/: state/ (unless machines.backend names a
 settings), secrets/pulumi-passphrase (what encrypts secrets in the state), logs/pulumi.log.
 """
 
-import json
 import os
 import secrets
 import socket
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.base import paths
+from infra.base import files, paths
 from infra.base.errors import Failure
 from infra.base.lock import held
 from infra.base.process import output, persons
@@ -112,9 +111,8 @@ class Provisioner:
                 return Outputs.of(
                     {key: value.value for key, value in stack.workspace.stack_outputs(stack.name).items()}
                 )
-        try:
-            state = json.loads(self._checkpoint().read_text())
-        except FileNotFoundError:
+        state = files.state(self._checkpoint())
+        if state is None:
             return None
         for resource in state["checkpoint"]["latest"].get("resources") or []:
             if resource["type"] == "pulumi:pulumi:Stack" and "machines" in resource.get("outputs", {}):
@@ -301,10 +299,10 @@ class Provisioner:
         a cloud had begun to make cannot be found by Pulumi, and may be there twice then.
         """
         ours = self.cluster.place in ("docker", "metal")
-        if not self.cluster.spec.machines.backend and not begun(
-            json.loads(self._checkpoint().read_text())["checkpoint"].get("latest") or {}
-        ):
-            return []
+        if not self.cluster.spec.machines.backend:
+            state = files.state(self._checkpoint()) or {}
+            if not begun(state.get("checkpoint", {}).get("latest") or {}):
+                return []
         deployment = stack.export_stack()
         names = begun(deployment.deployment)
         if names:

@@ -1,11 +1,18 @@
 """A file is written whole or not at all, and has its mode whatever the person's umask is."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from infra.base import files
+from infra.base.errors import Failure
+from infra.model.load import load_cluster
+from infra.places.kind.done import Done as KindDone
+from infra.places.site import applied, release, replace, unfinished
+from infra.places.site.site import Site
+from infra.proof.prove import Done
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
@@ -39,3 +46,68 @@ def test_nothing_is_written_where_nothing_differs(tmp_path: Path) -> None:
     assert not files.differs(tmp_path / "file", b"x", 0o600)
     assert (tmp_path / "file").stat().st_ino == before
     assert files.differs(tmp_path / "file", "x", 0o644)
+
+
+BROKEN = {
+    "half written": b'{"suite": "trixie", "to": "for',
+    "empty": b"",
+    "another type": b"[1, 2]",
+    "not text": b"\xff\xfe",
+}
+
+
+def site(folder: Path) -> Site:
+    found = Site(load_cluster(Path("clusters/site.yaml")))
+    object.__setattr__(found, "folder", folder)
+    return found
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "state.json": Done.load,
+    "kind-state.json": KindDone.load,
+    "slurm.json": lambda folder: release.Record.load(site(folder)),
+    "applied.json": lambda folder: applied.Applied.load(site(folder)),
+    "replace.json": lambda folder: replace._begun(site(folder), "gpu-1"),
+    "unfinished.json": unfinished.load,
+    "machines.json": lambda folder: site(folder).outputs,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_note_that_cannot_be_read_is_a_failure_that_names_it(tmp_path: Path, name: str, how: str) -> None:
+    (tmp_path / name).write_bytes(BROKEN[how])
+    with pytest.raises(Failure) as failure:
+        READERS[name](tmp_path)
+    assert str(failure.value).startswith(
+        f"{tmp_path / name}: what was done so far is noted there and cannot be"
+    )
+    assert "\n" not in str(failure.value)
+
+
+def test_a_note_that_is_missing_says_that_nothing_was_done(tmp_path: Path) -> None:
+    assert Done.load(tmp_path) == Done()
+    assert KindDone.load(tmp_path) == KindDone()
+    assert unfinished.load(tmp_path) == {}
+    assert replace._begun(site(tmp_path), "gpu-1") is None
+    assert applied.Applied.load(site(tmp_path)).files == {}
+    assert release.Record.load(site(tmp_path)).to is None
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"verfied": true}', "it says 'verfied', which this version of Slipway does not know"),
+        ('{"verified": "yes"}', 'verified is "yes", of the wrong type'),
+    ],
+)
+def test_a_note_of_another_version_is_not_guessed_at(tmp_path: Path, content: str, why: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(Failure, match=why):
+        Done.load(tmp_path)
+
+
+def test_a_note_is_read_as_it_was_written(tmp_path: Path) -> None:
+    done = KindDone(applied="a", verified=True, services=["kueue"], created="b")
+    done.save(tmp_path)
+    assert KindDone.load(tmp_path) == done

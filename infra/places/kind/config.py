@@ -28,10 +28,8 @@ def add(kind: Kind) -> None:
     before = file.read_text() if file.is_file() else ""
     _write(file, merged(before, kind.kubeconfig.read_text()))
     context = f"kind-{kind.name}"
-    console.print(
-        f"{file}: context {context} is there; make kubeconfig UNDO=1 takes it out again", markup=False
-    )
-    console.print(f"Next:  kubectl config use-context {context}", markup=False)
+    console.print(f"{file}: context {context} is there; make kubeconfig UNDO=1 takes it out again")
+    console.print(f"Next:  kubectl config use-context {context}")
 
 
 def undo(kind: Kind) -> bool:

@@ -75,7 +75,7 @@ def up(cluster: Cluster, manifest: str) -> None:
         done.proved = run.id
         done.save(kind.folder)
     file = "" if cluster.file == "clusters/lab.yaml" else f" CLUSTER={cluster.file}"
-    console.print(f'Next:  eval "$(make env{file})"     then   kubectl apply -f {jobs.DEFAULT}', markup=False)
+    console.print(f'Next:  eval "$(make env{file})"     then   kubectl apply -f {jobs.DEFAULT}')
 
 
 def _nothing_to_do(kind: Kind, manifest: str) -> bool:

@@ -51,9 +51,7 @@ def up(cluster: Cluster, script: str) -> None:
         prove.say_what_it_learned(run)
         done.proved = run.id
         done.save(project.folder)
-    console.print(
-        'Next:  eval "$(make env)"     then   sbatch jobs/ddp.sbatch   squeue   sacct', markup=False
-    )
+    console.print('Next:  eval "$(make env)"     then   sbatch jobs/ddp.sbatch   squeue   sacct')
 
 
 def restart(project: Project, this: Step) -> None:

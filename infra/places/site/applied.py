@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from infra.base.files import put
+from infra.base.files import put, state
 from infra.base.paths import CHECKOUT
 from infra.places.site.site import Site
 from infra.render import render
@@ -33,10 +33,7 @@ class Applied:
 
     @classmethod
     def load(cls, site: Site) -> "Applied":
-        try:
-            files = json.loads((site.folder / "applied.json").read_text())
-        except (FileNotFoundError, ValueError):
-            files = {}
+        files = state(site.folder / "applied.json") or {}
         return cls(files, files == wanted(site))
 
     def only_for_services(self, site: Site) -> bool:

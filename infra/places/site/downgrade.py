@@ -114,10 +114,7 @@ def slurm(site: Site, record: Record, before: str, after: str, *, requeue: bool)
     console.print(
         f"{site.name}: Slurm {record.version} on {len(hosts)} machines; accounting is that of the exchange.\n"
         f"  Records made since are text in {backup}/since on {services.controller}"
-        + (
-            f"; submit again from there what the older queue does not know: {', '.join(lost)}" if lost else ""
-        ),
-        markup=False,
+        + (f"; submit again from there what the older queue does not know: {', '.join(lost)}" if lost else "")
     )
 
 

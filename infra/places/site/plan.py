@@ -190,7 +190,7 @@ def show(found: Plan) -> None:
         price = f"{item.usd_per_hour:.2f} $/h" if item.usd_per_hour is not None else ""
         power = f"{item.watts / 1000:.1f} kW" if item.watts else ""
         line = f"  {SIGNS[item.kind]} {item.what:<10} {item.name:<16} {item.reason}  {price:>12} {power:>9}"
-        console.print(line.rstrip(), style=STYLES[item.kind], markup=False)
+        console.print(line.rstrip(), style=STYLES[item.kind])
     if not found.items:
         console.print(f"{found.cluster}: no change")
         return
@@ -199,8 +199,7 @@ def show(found: Plan) -> None:
     a, b = found.before, found.after
     console.print(
         f"{a.machines} machines -> {b.machines}    {_usd(a)} -> {_usd(b)} $/h    "
-        f"{a.watts / 1000:.1f} -> {b.watts / 1000:.1f} kW    {said}",
-        markup=False,
+        f"{a.watts / 1000:.1f} -> {b.watts / 1000:.1f} kW    {said}"
     )
 
 

@@ -28,10 +28,8 @@ class Record:
     @classmethod
     def load(cls, site: Site) -> "Record":
         """What is written; for a cluster without a record, what its controller has, or will have."""
-        try:
-            return cls(**json.loads((site.folder / "slurm.json").read_text()))
-        except (FileNotFoundError, TypeError, ValueError):
-            pass
+        if found := files.noted(site.folder / "slurm.json", cls):
+            return found
         asked = site.cluster.spec.software.slurm_suite or slurmrelease.own(site.cluster)
         if not site.file.is_file():
             return cls(asked)
@@ -78,7 +76,7 @@ def held(cluster: Cluster) -> Cluster:
     if record.to is not None:
         raise Failure(f"{cluster.name}: {pending(site)[0]}")
     for line in pending(site):
-        console.print(f"  slurm      stays as it is: {line}", markup=False)
+        console.print(f"  slurm      stays as it is: {line}")
     return as_running(cluster, record.suite)
 
 

@@ -31,7 +31,7 @@ def machine(cluster: Cluster, node: str, *, requeue: bool) -> None:
     prepare(cluster)
     with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"):
         now = again(site, node, requeue=requeue)
-    console.print(f"{cluster.name}: {node} is a new machine, {now.hardware} at {now.address}", markup=False)
+    console.print(f"{cluster.name}: {node} is a new machine, {now.hardware} at {now.address}")
 
 
 def again(site: Site, node: str, *, requeue: bool) -> Machine:
@@ -113,9 +113,8 @@ def _take_back(site: Site, now: Machine, *, moved: bool, this: Step) -> None:
 
 def _begun(site: Site, node: str) -> str | None:
     """The id of the machine that a run before was to replace. Raises Failure when it was another node's."""
-    try:
-        found = json.loads((site.folder / "replace.json").read_text())
-    except (FileNotFoundError, ValueError):
+    found = files.state(site.folder / "replace.json")
+    if found is None:
         return None
     if found["name"] != node:
         raise Failure(f"replacing {found['name']} was interrupted; first: make replace NODE={found['name']}")

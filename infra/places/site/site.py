@@ -4,7 +4,6 @@ build/<cluster>/machines.json holds the outputs of the last `up`: names, address
 """
 
 import io
-import json
 import shlex
 import tarfile
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from infra.base import paths
+from infra.base import files, paths
 from infra.base.errors import Failure
 from infra.base.process import run
 from infra.model.cluster import Cluster
@@ -73,12 +72,11 @@ class Site:
     @cached_property
     def outputs(self) -> dict[str, Any]:
         """machines, storage and bastion. Raises Failure when the cluster has never been up."""
-        try:
-            found: dict[str, Any] = json.loads(self.file.read_text())
-        except FileNotFoundError:
+        found = files.state(self.file)
+        if found is None:
             raise Failure(
                 f"cluster '{self.name}' has no machines; run: make cluster-up CLUSTER={self.cluster.file}"
-            ) from None
+            )
         return found
 
     @property

@@ -34,7 +34,8 @@ def settings(text: str) -> dict[str, str]:
 def entries(text: str, kind: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Each NodeName or PartitionName line: what it names, and its other words."""
     for line in text.splitlines():
-        words = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        # the first of a name: comments and reasons, which people write, stand at the end of a line
+        words = dict(reversed([word.split("=", 1) for word in line.split() if "=" in word]))
         if line.startswith(f"{kind}=") and words.get(kind) != "DEFAULT":
             yield words.pop(kind), words
 
@@ -69,7 +70,8 @@ def differences(conf: str, config: str, nodes: str, partitions: str) -> list[tup
 def _entries(conf: str, kind: str, shown: str, keys: dict[str, str]) -> Iterator[tuple[str, str, str, str]]:
     live = {}
     for line in shown.splitlines():
-        words = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        # the first of a name: comments and reasons, which people write, stand at the end of a line
+        words = dict(reversed([word.split("=", 1) for word in line.split() if "=" in word]))
         if kind in words:
             live[words[kind]] = words
     wanted = set()

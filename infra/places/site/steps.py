@@ -81,7 +81,7 @@ def power(site: Site) -> list[str]:
 
     found = given.report(site.cluster, site.outputs["machines"])
     for line in found.lines:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
     return list(found.silent)
 
 

@@ -11,11 +11,7 @@ from infra.base import files
 
 
 def load(folder: Path) -> dict[str, list[str]]:
-    try:
-        found: dict[str, list[str]] = json.loads((folder / "unfinished.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
+    return files.state(folder / "unfinished.json") or {}
 
 
 def save(folder: Path, before: dict[str, list[str]], now: dict[str, list[str]], done: set[str]) -> None:

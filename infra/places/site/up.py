@@ -70,8 +70,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
     if not changed and not to_prove:
         console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")
     console.print(
-        f'Next:  eval "$(make env CLUSTER={cluster.file})"   then   sbatch jobs/ddp.sbatch   squeue',
-        markup=False,
+        f'Next:  eval "$(make env CLUSTER={cluster.file})"   then   sbatch jobs/ddp.sbatch   squeue'
     )
 
 

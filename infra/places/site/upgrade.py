@@ -116,8 +116,7 @@ def _slurm(site: Site, record: Record, before: str, after: str) -> None:
     exchange.finish(site, record, exchange.look(site, site.controller).version)
     console.print(
         f"{site.name}: Slurm {record.version} on {len(hosts)} machines."
-        f" What going back needs: {record.backup} on {services.controller}",
-        markup=False,
+        f" What going back needs: {record.backup} on {services.controller}"
     )
 
 
