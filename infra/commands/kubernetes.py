@@ -85,6 +85,6 @@ def _kind(path: Path) -> "Kind":
     from infra.places.kind.cluster import Kind
 
     found = load_cluster(path)
-    if found.place != "lab" or "kubernetes" not in found.schedulers:
+    if not found.where.lab or "kubernetes" not in found.schedulers:
         raise Mistake(f"{path}: no Kubernetes on this machine; write such as CLUSTER=clusters/kind.yaml")
     return Kind(found)

@@ -12,11 +12,11 @@ from infra.model import hostlist
 from infra.model.fields import Count, Facts, Label, Name, Text
 from infra.model.hardware import Profile
 from infra.model.machine import Machine
+from infra.model.places import PLACES, Place, PlaceFacts
 from infra.model.stacks import Stack
 
 # In k8s/: a name that no one resolves, so that an image is in the node, or the pod says that it is not.
 REGISTRY = "slipway.local"
-Place = Literal["lab", "docker", "aws", "gcp", "metal"]
 Scheduler = Literal["slurm", "kubernetes"]
 PublicKey = Annotated[
     str,
@@ -320,6 +320,11 @@ class Cluster:
         return self.spec.place
 
     @property
+    def where(self) -> PlaceFacts:
+        """What is true of its place."""
+        return PLACES[self.place]
+
+    @property
     def schedulers(self) -> list[Scheduler]:
         return self.spec.schedulers
 
@@ -342,7 +347,7 @@ class Cluster:
     @property
     def storage_kind(self) -> str:
         """place, nfs, lustre or none."""
-        return self.spec.storage.kind or ("nfs" if self.place == "metal" else "place")
+        return self.spec.storage.kind or ("place" if self.where.storage else "nfs")
 
     @property
     def user(self) -> str:

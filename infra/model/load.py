@@ -10,6 +10,7 @@ from infra.model import hardware, rules, yamlfile
 from infra.model.cluster import Cluster, ClusterFile, Pool, PoolFile, User
 from infra.model.hardware import Profile
 from infra.model.machine import Machine, read_machine
+from infra.model.places import PLACES
 from infra.model.stacks import Stack, read_stacks
 
 # Linux, firmware and the crash kernel keep a part: Slurm refuses a node with less memory than is stated.
@@ -17,7 +18,6 @@ USABLE_MEMORY = 0.98
 # In the lab, the host and the database, slurmdbd, slurmctld and login containers live beside the nodes.
 LAB_HOST_MIB = 3072
 LAB_HOST_SHARE = 0.25
-HERE = ("lab", "docker")  # places whose nodes are on this machine
 DOCKER_CORES, DOCKER_MIB = 1, 4096  # a machine of place docker, like a small virtual one
 _SECTIONS = ("pools", "partitions", "qos", "accounts", "users")
 
@@ -56,7 +56,7 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
     if file is None:
         document.check()
         raise AssertionError("a file that does not fit the model must have mistakes")
-    if file.place not in HERE:
+    if not PLACES[file.place].here:
         machine = None
     elif machine is None:
         machine = read_machine()
@@ -119,7 +119,7 @@ def _profiles(document: yamlfile.Document, file: ClusterFile, root: Path) -> dic
     ]
     if file.services.hardware:
         wanted.append((("services", "hardware"), file.services.hardware))
-    elif file.place != "lab" and "hardware" not in rules.section(document, "services"):
+    elif not PLACES[file.place].lab and "hardware" not in rules.section(document, "services"):
         document.wrong(("services", "hardware"), f"missing; on {file.place} the services need a machine type")
     names = profile_names(root)
     profiles: dict[str, Profile] = {}
@@ -185,7 +185,7 @@ def _pool(
 
 def _fair_share(file: ClusterFile, machine: Machine) -> tuple[int, int]:
     """Cores and MiB of a node on this machine. On docker they stay when another node comes."""
-    if file.place == "docker":
+    if PLACES[file.place].engine:
         return DOCKER_CORES, DOCKER_MIB
     # Each scheduler has nodes of its own: of a pool under both there are two of every name, half as big.
     everywhere = sum(pool.count for pool in file.pools.values()) * len(set(file.schedulers))

@@ -80,9 +80,7 @@ LUSTRE = (
 
 def storage_protocol(cluster: Cluster) -> Literal["nfs", "lustre"] | None:
     """How the shared file system of the cluster is reached; None for a volume of the host, or none at all."""
-    kind = cluster.storage_kind
-    if kind == "place":
-        return "lustre" if cluster.place == "aws" else "nfs" if cluster.place == "gcp" else None
+    kind = cluster.where.storage if cluster.storage_kind == "place" else cluster.storage_kind
     return "lustre" if kind == "lustre" else "nfs" if kind == "nfs" else None
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from infra.model import hostlist
-from infra.model.cluster import ClusterFile, Place, Pool
+from infra.model.cluster import ClusterFile, Pool
 from infra.model.hardware import Profile
 from infra.model.machine import Machine
+from infra.model.places import PLACES, Place
 from infra.model.stacks import Stack, choose
 from infra.model.yamlfile import Document, Key, nearest
 
@@ -156,10 +157,11 @@ def fit(
     key = ("pools", name, "hardware")
     gpus = profile.accelerators
     place = file.pools[name].place or file.place
-    for here in ("lab", "docker"):
-        if (place == here) != (file.place == here):
-            text = f"{here} is one machine: all pools are on it, or none is"
-            document.wrong(("pools", name, "place"), text)
+    for here in {place, file.place}:
+        if PLACES[here].here and place != file.place:
+            document.wrong(
+                ("pools", name, "place"), f"{here} is one machine: all pools are on it, or none is"
+            )
     cloud(document, key, place, profile)
     if "slurm" in file.schedulers and gpus:
         if gpus.kind == "tpu":
@@ -182,7 +184,7 @@ def fit(
 
 def cloud(document: Document, key: Key, place: Place, profile: Profile) -> None:
     """A machine in a cloud must be one that the cloud rents."""
-    if place in ("aws", "gcp") and place not in profile.instances:
+    if PLACES[place].rented and place not in profile.instances:
         clouds = ", ".join(profile.instances) or "none"
         document.wrong(key, f"'{profile.name}' has no {place} instance; its clouds: {clouds}")
 
@@ -190,12 +192,12 @@ def cloud(document: Document, key: Key, place: Place, profile: Profile) -> None:
 def room(document: Document, file: ClusterFile, pools: list[Pool], machine: Machine) -> None:
     """Whether this machine has the cores and the memory of all nodes. Those of place docker share cores."""
     cores = sum(pool.cpus * pool.count for pool in pools)
-    if cores > machine.cores and file.place == "lab":
+    if cores > machine.cores and PLACES[file.place].lab:
         asking = next((name for name, pool in file.pools.items() if pool.lab_cores), None)
         key = ("pools", asking, "lab_cores") if asking else ("pools", pools[0].name, "count")
         what = " + ".join(f"{pool.count} nodes x {pool.cpus}" for pool in pools)
         document.wrong(key, f"{what} = {cores} cores, but this machine has {machine.cores}")
-    schedulers = len(set(file.schedulers)) if file.place == "lab" else 1  # each has nodes of its own
+    schedulers = len(set(file.schedulers)) if PLACES[file.place].lab else 1  # each has nodes of its own
     memory = sum(pool.memory_mib * pool.count for pool in pools) * schedulers
     if memory > machine.memory_mib:
         what = " + ".join(f"{pool.count * schedulers} nodes x {pool.memory_mib}" for pool in pools)
@@ -213,10 +215,10 @@ def room(document: Document, file: ClusterFile, pools: list[Pool], machine: Mach
 def machines(document: Document, file: ClusterFile, nodes: dict[str, tuple[str, ...]]) -> None:
     """What the place needs to make or find every machine of the cluster."""
     wanted = list(dict.fromkeys([*service_hosts(file), *(name for pool in nodes.values() for name in pool)]))
-    if file.place in ("aws", "gcp"):
-        for key in ("region", "zone", *(("project",) if file.place == "gcp" else ())):
-            if getattr(file.machines, key) is None:
-                document.wrong(("machines", key), f"missing; {file.place} needs it")
+    here = PLACES[file.place]
+    for needed in here.needs:
+        if getattr(file.machines, needed) is None:
+            document.wrong(("machines", needed), f"missing; {file.place} needs it")
     if file.hosts:  # none at all: the site's DNS knows them by their names
         missing = [name for name in wanted if name not in file.hosts]
         if missing:
@@ -225,13 +227,13 @@ def machines(document: Document, file: ClusterFile, nodes: dict[str, tuple[str, 
         if name not in wanted:
             document.wrong(("hosts", name), f"no machine of this cluster.{nearest(name, wanted)}")
     room = ipaddress.ip_network(file.machines.cidr).num_addresses - 8  # some belong to the network itself
-    if file.place in ("docker", "aws", "gcp") and room < len(wanted):
+    if here.makes and room < len(wanted):
         document.wrong(("machines", "cidr"), f"has room for {max(0, room)} machines, not {len(wanted)}")
     if file.storage.kind == "lustre" and file.storage.source is None:
         document.wrong(("storage", "source"), "missing; for example mgs.example.org@tcp:/scratch")
-    if file.place == "metal" and file.storage.kind == "place":
+    if not here.storage and file.storage.kind == "place":
         document.wrong(("storage", "kind"), "bare metal offers none of its own; write nfs, lustre or none")
-    if file.hosts and file.place != "metal":
+    if file.hosts and not here.given:
         document.wrong(("hosts",), f"only metal has machines of its own; {file.place} makes them")
     for key, text in _addresses(file):
         document.wrong(key, text)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from infra.model.cluster import Cluster, Place, Pool
+from infra.model.cluster import Cluster, Pool
 from infra.model.hardware import Profile
+from infra.model.places import PLACES, Place
 
 SERVICES = "services"  # the group of the hosts that are there once per cluster
 # Around the jobs' memory: systemd, sshd, slurmd and the exporter of one machine; the lab's figure, with sshd.
@@ -83,7 +84,7 @@ def _services(cluster: Cluster) -> list[MachineSpec]:
 
 def _node(cluster: Cluster, pool: Pool, name: str, index: int, first: int) -> MachineSpec:
     made = cluster.spec.machines
-    here = cluster.machine if pool.place == "docker" else None
+    here = cluster.machine if PLACES[pool.place].engine else None
     return MachineSpec(
         name=name,
         group=pool.name,

@@ -13,9 +13,9 @@ def headline(cluster: Cluster) -> str:
     if any(pool.simulated for pool in cluster.pools):
         types += ", GPUs simulated"
     schedulers = " + ".join(name.capitalize() for name in cluster.schedulers)
-    where = "this machine" if cluster.place == "lab" else cluster.place
+    where = "this machine" if cluster.where.lab else cluster.place
     nodes = [f"{len(cluster.login)} login"] if "slurm" in cluster.schedulers else []
-    if cluster.place == "lab" and "kubernetes" in cluster.schedulers:
+    if cluster.where.lab and "kubernetes" in cluster.schedulers:
         nodes.append("1 control plane")
     nodes.append(f"{len(cluster.nodes)} compute")
     return f"{cluster.name}: {' + '.join(nodes)} ({types}), {schedulers}, on {where}"

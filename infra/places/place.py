@@ -8,7 +8,7 @@ from infra.places.verbs import JOB, Place
 
 def of(cluster: Cluster) -> Place:
     """The place of `cluster`; only its own modules are imported."""
-    if cluster.place != "lab":
+    if not cluster.where.lab:
         from infra.places.site.place import SitePlace
 
         return SitePlace(cluster)

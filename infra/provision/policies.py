@@ -24,10 +24,7 @@ def complaints(cluster: Cluster, resources: list[Resource]) -> list[str]:
 def ingress(cluster: Cluster, resources: list[Resource]) -> Iterator[str]:
     """Nothing listens to addresses outside of the cluster, but SSH on the bastion to the named networks."""
     allowed = {(network, 22, 22) for network in cluster.spec.machines.ssh_from}
-    if cluster.place == "gcp":
-        from infra.provision.gcp.network import IAP
-
-        allowed.add((IAP, 22, 22))
+    allowed |= {(network, 22, 22) for network in cluster.where.tunnels}
     for resource in resources:
         for source, first, last in _opened(resource):
             if _inside(cluster, source):

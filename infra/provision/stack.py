@@ -73,7 +73,7 @@ class Provisioner:
         """
         self._step = step
         self._check()
-        if self.cluster.place == "docker":
+        if self.cluster.where.engine:
             targets.ensure([machine.name(self.cluster.spec.machines.image)], step)
         with self._locked() as stack:
             unsure = self._forget_unfinished(stack)
@@ -131,12 +131,12 @@ class Provisioner:
         mine = [urn for urn in urns if urn.rsplit("::", 1)[1].removeprefix(prefix) == name]
         if not mine:
             return {"refresh": None, "exclude": urns}
-        again = {} if self.cluster.place == "metal" else {"replace": mine}
+        again = {} if self.cluster.where.given else {"replace": mine}
         return {"refresh": None, "target": mine, "target_dependents": True, **again}
 
     def _check(self) -> None:
         """What must be known of given hosts before anything starts. Raises Mistake."""
-        if self.cluster.place == "metal":
+        if self.cluster.where.given:
             from infra.provision.metal import given
 
             given.check(self.cluster)
@@ -200,12 +200,12 @@ class Provisioner:
             "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
             "PULUMI_BACKEND_URL": self.cluster.spec.machines.backend or f"file://{self.folder}/state",
         }
-        if self.cluster.place == "metal":
+        if self.cluster.where.given:
             found[plugin.THREADS] = str(WAITING)
             # our provider reads it there, so that it is in no state and no log
             password = self.cluster.spec.bmc.password_env
             found |= {password: persons()[password]} if password in persons() else {}
-        if self.cluster.place == "docker" and "DOCKER_HOST" not in os.environ:
+        if self.cluster.where.engine and "DOCKER_HOST" not in os.environ:
             # The SDK knows nothing of the command line's contexts.
             found["DOCKER_HOST"] = output(
                 ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
@@ -228,7 +228,7 @@ class Provisioner:
             comment = f"slipway-{self.cluster.name}"
             output(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", key])
         image = ""
-        if self.cluster.place == "docker":
+        if self.cluster.where.engine:
             image = targets.targets()[machine.name(self.cluster.spec.machines.image)].where
         return Inputs(key.with_suffix(".pub").read_text().strip(), image)
 
@@ -251,7 +251,7 @@ class Provisioner:
             with self.log.open("a") as file:
                 file.write(text + "\n")
 
-        asked = {"parallel": WAITING} if self.cluster.place == "metal" else {}
+        asked = {"parallel": WAITING} if self.cluster.where.given else {}
         return {"on_event": event, "on_output": line, "on_error": line, "color": "never", **asked}
 
     def _run(self, run: Callable[[], Any], report: Report, stack: Any) -> None:
@@ -298,7 +298,7 @@ class Provisioner:
         Our own resources have fixed names: they find what is there and go on with it, and nothing is named. What
         a cloud had begun to make cannot be found by Pulumi, and may be there twice then.
         """
-        ours = self.cluster.place in ("docker", "metal")
+        ours = self.cluster.where.engine or self.cluster.where.given
         if not self.cluster.spec.machines.backend:
             state = files.state(self._checkpoint()) or {}
             if not begun(state.get("checkpoint", {}).get("latest") or {}):

@@ -19,7 +19,7 @@ def render(cluster: "Cluster") -> dict[str, str]:
         files |= slurm.render(cluster)
     if "kubernetes" in cluster.schedulers:
         files |= kubernetes.render(cluster)
-    if cluster.place == "lab" and "slurm" in cluster.schedulers:
+    if cluster.where.lab and "slurm" in cluster.schedulers:
         files |= compose.render(cluster)
     return dict(sorted(files.items()))
 

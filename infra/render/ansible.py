@@ -80,9 +80,9 @@ def _everywhere(cluster: Cluster) -> dict[str, Any]:
         # a database beside slurmdbd is reached by its socket only
         "slurm_database_bind_address": "127.0.0.1" if services.database == services.accounting else "*",
         "slurm_suite": cluster.spec.software.slurm_suite or "",
-        "machine_container": cluster.place in ("lab", "docker"),
+        "machine_container": cluster.where.here,
         "ssh_admin": cluster.spec.machines.admin,
-        "firewall_metadata": cluster.place in ("aws", "gcp"),
+        "firewall_metadata": cluster.where.rented,
         "prometheus_build": BUILD,
         "prometheus_address": ":9090",  # the firewall says to whom
         **_storage(cluster),

@@ -11,8 +11,6 @@ from typing import Any
 from infra.model import ports
 from infra.model.cluster import Cluster
 
-IAP = "35.235.240.0/20"  # Google's tunnel; cloud.google.com/iap/docs/using-tcp-forwarding
-
 
 def rules(cluster: Cluster, parts: Iterable[str], *, serves_files: bool = False) -> list[dict[str, Any]]:
     """Rules of a machine with `parts`, one for each service: name, protocol, ports and sources."""
@@ -35,8 +33,8 @@ def rules(cluster: Cluster, parts: Iterable[str], *, serves_files: bool = False)
 def admins(cluster: Cluster) -> list[str]:
     """From where Ansible and people log in."""
     machines = cluster.spec.machines
-    if cluster.place == "docker":  # this host, as the first address of its bridge
+    if cluster.where.engine:  # this host, as the first address of its bridge
         network = ipaddress.ip_network(machines.cidr)
         return [str(network[1]), *machines.ssh_from]
-    tunnel = {"aws": [machines.cidr], "gcp": [IAP]}.get(cluster.place, [])  # aws: the bastion is inside
-    return [*machines.ssh_from, *tunnel]
+    inside = [machines.cidr] if cluster.where.tunnel_inside else []
+    return [*machines.ssh_from, *inside, *cluster.where.tunnels]

@@ -19,7 +19,7 @@ def render(cluster: Cluster) -> dict[str, str]:
     for pool in cluster.pools:
         files[f"nodes/{pool.name}.json"] = json.dumps(facts(cluster, pool), indent=2) + "\n"
         files[f"nodes/{pool.name}.tmpfiles"] = _tmpfiles(cluster, pool)
-    if cluster.place == "lab":
+    if cluster.where.lab:
         files["sysusers.conf"] = _sysusers(cluster)
     return files
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.model.places import PLACES
 from infra.provision.gcp import network, place
 from infra.provision.graph import graph
 from tests.provision.clouds import SHAPES, load
@@ -73,7 +74,7 @@ def test_ssh_enters_by_the_proxy_or_by_the_named_networks(
 ) -> None:
     kind = "gcp:compute/firewall:Firewall"
     closed, named = made(root, "gcp-h100"), made(root, "gcp-cpu")
-    assert of(closed, kind)["ssh-to-bastion"]["sourceRanges"] == [network.IAP]
+    assert of(closed, kind)["ssh-to-bastion"]["sourceRanges"] == list(PLACES["gcp"].tunnels)
     assert of(named, kind)["ssh-to-bastion"]["sourceRanges"] == ["203.0.113.0/24"]
     assert "accessConfigs" not in of(closed, INSTANCE)["bastion"]["networkInterfaces"][0]
     assert "accessConfigs" in of(named, INSTANCE)["bastion"]["networkInterfaces"][0]

@@ -121,7 +121,7 @@ def test_machines_of_someone_else_are_not_removed(tmp_path: Path, monkeypatch: p
     (tmp_path / "checkout/build" / world.SITE / "state").mkdir(parents=True)
     with world.alone():
         assert removed == [world.SITE, world.MANY]
-        with pytest.raises(Failure, match="another `python -m infra bench` runs"), world.alone():
+        with pytest.raises(Failure, match="the bench of this checkout is being worked on"), world.alone():
             pass
 
 

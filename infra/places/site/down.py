@@ -15,7 +15,7 @@ from infra.places.site.steps import tools
 def down(cluster: Cluster, *, purge: bool) -> None:
     """Remove the machines of `cluster` and their network; without `purge` the shared disk's keys and logs stay."""
     site = Site(cluster)
-    if cluster.place == "docker" and not docker.ready():
+    if cluster.where.engine and not docker.ready():
         raise Failure("the Docker engine does not answer, so nothing was removed; run: make host")
     if (site.folder / "pulumi").is_dir():
         with step("tools") as this:

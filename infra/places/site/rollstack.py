@@ -33,7 +33,7 @@ def roll(site: Site, *, requeue: bool) -> bool:
     """Bring every machine to the wanted stack, one at a time; whether there was any to bring."""
 
     names = waiting(site)
-    made_again = site.cluster.place == "docker"  # a container's mounts are made with it
+    made_again = site.cluster.where.engine  # a container's mounts are made with it
     if made_again and site.controller in names:
         raise Mistake(
             f"{site.cluster.file}: services.login: {site.controller} holds slurmctld's state, so it cannot be"

@@ -28,12 +28,12 @@ WAIT_S = 240  # for Slurm to hear from every node
 
 def prepare(cluster: Cluster) -> None:
     """Tools, images and stacks on this machine, and what was rendered; nothing is changed on the cluster."""
-    if cluster.place == "docker":
+    if cluster.where.engine:
         with step("host") as this:
             host.ensure(this)
     with step("tools") as this:
         tools(this)
-    if cluster.place == "docker":
+    if cluster.where.engine:
         with step("images") as this:
             targets.ensure(wanted(cluster), this)
     folder = build(cluster.name)
@@ -75,7 +75,7 @@ def provision(site: Site, this: Step, anew: str | None = None) -> bool:
 
 def power(site: Site) -> list[str]:
     """What the management controllers of given hosts say; those that do not answer, a line each."""
-    if site.cluster.place != "metal":
+    if not site.cluster.where.given:
         return []
     from infra.provision.metal import given
 
@@ -107,7 +107,7 @@ def variables(site: Site) -> dict[str, Any]:
     proxies = {
         name: os.environ[name] for name in ("http_proxy", "https_proxy", "no_proxy") if os.environ.get(name)
     }
-    return found | ({"site_environment": proxies} if proxies and site.cluster.place == "docker" else {})
+    return found | ({"site_environment": proxies} if proxies and site.cluster.where.engine else {})
 
 
 def wait_for_slurm(site: Site, this: Step) -> None:

@@ -18,8 +18,6 @@ from infra.model.cluster import Cluster
 # Shared address space (RFC 6598), for what belongs to no site's own network: the bastion and the GPUs' networks.
 EDGE = "100.64.0.0/28"
 ANYWHERE = "0.0.0.0/0"
-# Where Identity-Aware Proxy connects from. Source: IAP documentation, "Using IAP for TCP forwarding".
-IAP = "35.235.240.0/20"
 PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
 OUT = {"tcp": ["80", "443"], "udp": ["123"]}
 MTU = 8896  # the most that Google's networks carry
@@ -182,7 +180,7 @@ def _firewall(cluster: Cluster, vpc: gcp.compute.Network) -> list[pulumi.Resourc
                     target_tags=[tag(cluster, group) for group in to],
                 )
             )
-    ranges = cluster.spec.machines.ssh_from or [IAP]
+    ranges = cluster.spec.machines.ssh_from or list(cluster.where.tunnels)
     ssh: list[dict[str, Any]] = [{"protocol": "tcp", "ports": ["22"]}]
     made.append(
         _rule(

@@ -20,17 +20,17 @@ def render(cluster: Cluster) -> dict[str, str]:
     files |= operator.render(cluster)
     listed = sorted(name for name in (*teams.NAMES, *volumes.NAMES, CAPACITY) if name in files)
     files["kubernetes/kustomization.yaml"] = _kustomization(cluster, listed)
-    if cluster.place != "lab":
+    if not cluster.where.lab:
         files["kubernetes/registry.yaml"] = f"# {origin(cluster)}\n{yaml(_init_image(cluster))}"
     files |= queues.render(cluster)
-    if cluster.place == "lab":
+    if cluster.where.lab:
         files |= kind.render(cluster)
     return files
 
 
 def _kustomization(cluster: Cluster, files: list[str]) -> str:
     """What `kubectl apply --server-side -k build/<cluster>/kubernetes` puts into the cluster."""
-    overlay = "lab" if cluster.place == "lab" else "gpu"
+    overlay = "lab" if cluster.where.lab else "gpu"
     content: dict[str, object] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",

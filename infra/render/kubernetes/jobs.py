@@ -28,7 +28,7 @@ def render(cluster: Cluster) -> dict[str, str]:
 
 
 def _manifest(cluster: Cluster, job: jobfile.JobFile, stack: Stack, *, elastic: bool) -> str:
-    if cluster.place == "lab":
+    if cluster.where.lab:
         person = cluster.users[0]
         uid, gid = person.uid or launchers.UID, person.gid or launchers.UID
         return launchers.manifest(job, elastic=elastic, pods=launchers.Pods(stack.folder, uid=uid, gid=gid))

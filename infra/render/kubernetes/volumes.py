@@ -18,7 +18,7 @@ def render(cluster: Cluster) -> dict[str, str]:
     """kubernetes/volumes.yaml."""
     objects: list[dict[str, Any]] = []
     for team in cluster.accounts:
-        if cluster.place == "lab":
+        if cluster.where.lab:
             objects += _folder(team, "stack", "/opt/stack", "ReadOnlyMany")
             objects += _folder(team, "workspace", WORKSPACE, "ReadWriteMany")
         else:
