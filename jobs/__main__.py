@@ -5,6 +5,7 @@
     report      a page about a run, with pictures
     compare     a page that lays runs beside each other
     replay      run a run again, and compare the losses
+    samples     proves that no sample was lost or trained on twice
 
 Exit codes: 0 done, 1 it failed or differs, 2 a mistake in what was asked.
 """
@@ -14,7 +15,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-VERBS = ("preflight", "ledger", "report", "compare", "replay")
+VERBS = ("preflight", "ledger", "report", "compare", "replay", "samples")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,20 +9,17 @@ field's type. Sections of what shapes the weights (`model`, `data`, `train`) are
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, make_dataclass
+from functools import cache
+from typing import Any, TypeVar, cast
 
 from jobs.cli import options
 from jobs.cli.options import option
-from jobs.resilience import interval
+from jobs.model import contract, gpt, named, of
+from jobs.model.contract import Shape
 
-
-@dataclass(frozen=True)
-class Model:
-    layers: int = option(4, "transformer blocks", 1)
-    heads: int = option(4, "attention heads; divide the width", 1)
-    width: int = option(128, "size of the residual stream", 8)
-    context: int = option(128, "bytes that the model sees", 2)
+AUTO = -1  # `checkpoint.every: auto`
+Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class Checkpoint:
         50,
         "steps between two checkpoints; 0: only when interrupted; auto: what loses least time (resilience/interval.py)",
         0,
-        words={"auto": interval.AUTO},
+        words={"auto": AUTO},
     )
     keep: int = option(2, "how many of the last ones stay", 1)
     # 419 unexpected interruptions in 54 days of 2048 nodes: The Llama 3 Herd of Models, arXiv:2407.21783, 3.3.4
@@ -145,7 +142,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Config:
-    model: Model = field(default_factory=Model)
+    model: Shape = field(default_factory=gpt.Shape)  # or another model's: see `variant`
     data: Data = field(default_factory=Data)
     train: Train = field(default_factory=Train)
     mesh: Mesh = field(default_factory=Mesh)
@@ -171,31 +168,65 @@ OPTIONS = options.table(Config)
 to_yaml = options.to_yaml
 
 
+def variant(kind: type[Tree], words: options.Words) -> tuple[type[Tree], options.Words]:
+    """The same tree with the section `model` of the model that the last word on it names. Raises Mistake.
+
+    What a file says of one model is left out when the command line names another.
+    """
+    said = [(where, text) for where, name, text in words if name == "model.name"]
+    in_files = [text for where, text in said if not where.startswith("--")]
+    of_files, name = [Shape().name, *in_files][-1], [Shape().name, *(text for _, text in said)][-1]
+    if name != of_files:
+        words = [word for word in words if word[0].startswith("--") or not word[1].startswith("model.")]
+    return _with(cast(Any, kind), cast(Any, named(name).section)), words
+
+
+@cache
+def _with(kind: Any, shape: Any) -> Any:
+    """One class for each model, so that equal configurations are equal."""
+    if shape is gpt.Shape:
+        return kind
+    part = ("model", Shape, field(default_factory=shape))
+    return make_dataclass(kind.__name__, [part], bases=(kind,), frozen=True)
+
+
 def load(arguments: Sequence[str]) -> Config:
     """The configuration of a command line: defaults, then `--config FILE`, then `--section.key=value`.
 
     Raises Mistake with one line for each thing that is wrong.
     """
-    return options.read(Config, arguments, rules)
+    return options.read(Config, arguments, rules, variant)
 
 
 def rules(config: Config) -> Iterator[str]:
     """What does not hold between the values, a line each."""
-    if config.model.width % (2 * config.model.heads):
-        yield (
-            f"model.heads: {config.model.heads} heads do not split a width of {config.model.width} evenly; "
-            "width must be a multiple of 2 x heads"
-        )
+    yield from of(config.model).rules(config.model)
+    yield from _not_offered(config)
     if config.data.validation >= 1:
         yield f"data.validation: {config.data.validation} is a share of the files; use one below 1"
 
 
-def help_text() -> str:
-    return options.help_text(Config)
+def _not_offered(config: Config) -> Iterator[str]:
+    """What the model does not offer, a line each."""
+    model, name = of(config.model), config.model.name
+    for key, method in contract.METHODS.items():
+        section, _, part = key.partition(".")
+        if getattr(getattr(config, section), part) > 1 - (section == "compute") and not model.offers(key):
+            yield (
+                f"{key}: model {name} does not offer this, it has no `{method}` (jobs/model/contract.py); leave it "
+                f"at {str(OPTIONS[key].default).lower()}"
+            )
+    if config.compute.precision == "fp8" and not model.fp8:
+        yield f"compute.precision: model {name} does not offer fp8 (jobs/model/contract.py); use bf16"
+
+
+def help_text(arguments: Sequence[str] = ()) -> str:
+    """Every option, of the model that the arguments name."""
+    return options.help_text(options.kind_of(Config, arguments, variant))
 
 
 def main(arguments: Sequence[str]) -> int:
-    return options.check(Config, load, arguments)
+    return options.check(Config, load, arguments, variant)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def _validate(
 
 def main(arguments: Sequence[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
-        print(__doc__, configuration.help_text(), sep="\n")
+        print(__doc__, configuration.help_text(arguments), sep="\n")
         return 0
     warnings = signals.Warnings()
     warnings.listen()

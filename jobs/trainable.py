@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from jobs.config import Config
-from jobs.model import gpt, optim, precision
+from jobs.model import of, optim, precision
 from jobs.parallel import spread
 from jobs.parallel.mesh import Mesh
 from jobs.parallel.ranks import Ranks
@@ -29,7 +29,8 @@ class Trainable:
         precision.check(config.compute, ranks.device)
         precision.use(config.compute.precision)
         self.mesh, self.ranks, self.accumulate = mesh, ranks, config.compute.accumulate
-        self.model = gpt.GPT(config.model)
+        self.contract = of(config.model)
+        self.model = self.contract.build(config.model)
         layout = spread.Layout(mesh, ranks)
         self._mine: Tensor | None = None  # positions of a sequence, where ranks split it
         if mesh.context > 1:
@@ -41,12 +42,11 @@ class Trainable:
         if mesh.pipeline > 1:
             from jobs.parallel import pipeline
 
-            parts = pipeline.split(self.model, config.model, layout)
-            self._pipeline = pipeline.Pipeline(parts, layout, config.compute)
+            self._pipeline = pipeline.Pipeline(self.model, config, layout)
             self._stages = layout.devices["pipeline"].get_group()
         else:
-            self._module: Any = spread.apply(self.model, layout, config.compute)
-        self.optimizer = optim.make(self.model, config.train, config.compute.fused)
+            self._module: Any = spread.apply(self.model, self.contract, layout, config)
+        self.optimizer = optim.make(self.model, config.train, self.contract.decays, config.compute.fused)
         self.scaler = precision.Scaler(config.compute.precision == "fp16")
         self._norm = torch.zeros(())
 
@@ -65,7 +65,7 @@ class Trainable:
         for number, part in enumerate(rows.chunk(self.accumulate)):
             with self._averaging(number == self.accumulate - 1):
                 inputs, targets = self._split(part)
-                loss = gpt.loss(self._module(inputs), targets)
+                loss = self.contract.loss(self._module(inputs), targets)
                 (loss if share == 1 else loss * share).backward()
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
@@ -102,7 +102,7 @@ class Trainable:
         if self._pipeline:
             return self._through_pipeline(rows, backward=False)
         inputs, targets = self._split(rows)
-        return gpt.loss(self._module(inputs), targets)
+        return self.contract.loss(self._module(inputs), targets)
 
     def state(self) -> dict[str, Any]:
         """Weights and optimiser for torch.distributed.checkpoint, each under its own name."""
@@ -131,7 +131,7 @@ class Trainable:
 
     def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What the model reads and what it is to say, (batch, positions of this rank) each."""
-        inputs, targets = rows[:, :-1], rows[:, 1:]
+        inputs, targets = self.contract.batch(rows)
         return (inputs, targets) if self._mine is None else (inputs[:, self._mine], targets[:, self._mine])
 
     def _averaging(self, last: bool) -> AbstractContextManager[Any]:

@@ -23,7 +23,9 @@ from typing import Any
 from jobs.bench.figure import Figure
 from jobs.cli.errors import Mistake
 from jobs.cluster import node
-from jobs.config import Compute, Config, Model, Train
+from jobs.config import Compute, Config, Train
+from jobs.model import gpt, of
+from jobs.model.contract import Shape
 from jobs.telemetry import flops
 
 # Bytes per second that a card's memory moves, by the name that the driver gives it; as in hardware/*.yaml.
@@ -40,7 +42,7 @@ class Sizes:
     precisions: tuple[str, ...]
     precision: str  # of the training
     compile: bool
-    model: Model
+    model: Shape
     batch: int  # the first one that is tried; halved until it fits
     steps: int
 
@@ -52,11 +54,11 @@ CUDA = Sizes(
     ("tf32", "bf16"),
     "bf16",
     True,
-    Model(layers=24, heads=16, width=2048, context=2048),
+    gpt.Shape(layers=24, heads=16, width=2048, context=2048),
     16,
     10,
 )
-CPU = Sizes(128, 1 << 20, ("fp32",), "fp32", False, Model(layers=2, heads=2, width=32, context=32), 4, 3)
+CPU = Sizes(128, 1 << 20, ("fp32",), "fp32", False, gpt.Shape(layers=2, heads=2, width=32, context=32), 4, 3)
 
 
 def measure(device: str) -> list[Figure]:
@@ -163,9 +165,9 @@ def training(sizes: Sizes, name: str, here: Any) -> list[Figure]:
         Figure(f"training, {shape}, {sizes.precision}", rate, "tokens/s", other, "a plain PyTorch loop")
     ]
     if limit:
-        for way, of in {"MFU": rate, "  MFU of the plain loop": other}.items():
-            share = flops.mfu(of, sizes.model, limit, 1)
-            assert share is not None
+        per_token = of(sizes.model).flops_per_token(sizes.model)
+        for way, speed in {"MFU": rate, "  MFU of the plain loop": other}.items():
+            share = flops.mfu(speed, per_token, limit, 1)
             figures.append(Figure(way, 100 * share, "%", 100 * GOAL_MFU, "goal"))
     if here.device.type == "cuda":
         total = torch.cuda.get_device_properties(here.device).total_memory
@@ -178,9 +180,8 @@ def _plain(sizes: Sizes, device: Any) -> Callable[[Any], None]:
     """The loop that one writes first: the same model and precision, compiled, AdamW fused; no mesh, no wrapper."""
     import torch
 
-    from jobs.model import gpt as model
-
-    network = model.GPT(sizes.model).to(device)
+    model = of(sizes.model)
+    network = model.build(sizes.model).to(device)
     forward = torch.compile(network) if sizes.compile else network
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     half = sizes.precision == "bf16"

@@ -28,21 +28,22 @@ def ddp(ranks: Any) -> list[Figure]:
     import torch.distributed as dist
 
     from jobs import config
-    from jobs.model import gpt, optim
+    from jobs.model import of, optim
     from jobs.parallel import spread as parallel
 
     settings = config.Config()
+    model = of(settings.model)
     share = settings.train.batch // ranks.size
     cores = sorted(os.sched_getaffinity(0))
 
     def stepper(batch: int, spread: bool) -> Callable[[], None]:
-        network = gpt.GPT(settings.model).to(ranks.device)
+        network = model.build(settings.model).to(ranks.device)
         used = parallel.spread(network, ranks) if spread else network
-        optimizer = optim.make(used, settings.train)
+        optimizer = optim.make(used, settings.train, model.decays)
         tokens = torch.randint(256, (batch, settings.model.context + 1), device=ranks.device)
 
         def step() -> None:
-            gpt.loss(used(tokens[:, :-1]), tokens[:, 1:]).backward()
+            model.loss(used(tokens[:, :-1]), tokens[:, 1:]).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -50,7 +51,7 @@ def ddp(ranks: Any) -> list[Figure]:
 
     together, apart = stepper(share, spread=True), stepper(share, spread=False)
     whole = stepper(settings.train.batch, spread=False)
-    weights = sum(p.numel() for p in gpt.GPT(settings.model).parameters())
+    weights = sum(p.numel() for p in model.build(settings.model).parameters())
     gradient = torch.zeros(weights, device=ranks.device)
 
     def alone() -> None:
@@ -94,23 +95,26 @@ def scaling(ranks: Any) -> list[Figure]:
     from torch.nn.parallel import DistributedDataParallel
 
     from jobs import config
-    from jobs.model import gpt, optim
+    from jobs.model import of, optim
 
     settings = config.Config()
+    model = of(settings.model)
     sizes = [n for n in (1, 2, 4, 8, 16, 32) if n <= ranks.size]
     groups = {n: dist.new_group(list(range(n))) for n in sizes}
-    gradient = torch.zeros(sum(p.numel() for p in gpt.GPT(settings.model).parameters()), device=ranks.device)
+    gradient = torch.zeros(
+        sum(p.numel() for p in model.build(settings.model).parameters()), device=ranks.device
+    )
 
     def stepper(n: int, spread: bool) -> Callable[[], None]:
-        network = gpt.GPT(settings.model).to(ranks.device)
+        network = model.build(settings.model).to(ranks.device)
         used: Any = DistributedDataParallel(network, process_group=groups[n]) if spread else network
-        optimizer = optim.make(network, settings.train)
+        optimizer = optim.make(network, settings.train, model.decays)
         rows = torch.randint(
             256, (settings.train.batch // n, settings.model.context + 1), device=ranks.device
         )
 
         def step() -> None:
-            gpt.loss(used(rows[:, :-1]), rows[:, 1:]).backward()
+            model.loss(used(rows[:, :-1]), rows[:, 1:]).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -172,7 +176,7 @@ def checkpoint(ranks: Any) -> list[Figure]:
     from jobs.resilience.checkpoint import Checkpoints
     from jobs.trainable import Trainable
 
-    settings = config.Config(model=config.Model(layers=8, heads=8, width=512, context=64))
+    settings = config.load(["--model.layers=8", "--model.heads=8", "--model.width=512", "--model.context=64"])
     trained = Trainable(settings, Mesh(replicate=ranks.size), ranks)
     trained.step_loss(torch.randint(256, (1, 65), device=ranks.device))
     trained.step()

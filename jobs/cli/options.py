@@ -9,7 +9,7 @@ A tree is a dataclass of such sections, and its options are `--section.key=value
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, asdict, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,12 @@ from typing import Any, TypeVar
 from jobs.cli.errors import Mistake, told
 
 SWITCH = ("true", "false")
+HELP = {"--help", "-h"}
 Tree = TypeVar("Tree")
+Word = tuple[str, str, str]  # where it stands, `section.key`, text
+Words = list[Word]
+# The tree that is meant, and the words that are for it.
+Variant = Callable[[type[Tree], Words], tuple[type[Tree], Words]]
 
 
 def option(
@@ -36,7 +41,7 @@ def option(
 
 def sections(kind: type[Any]) -> dict[str, Any]:
     """The sections of a tree by their names."""
-    return {part.name: part.type for part in fields(kind)}
+    return {part.name: part.default_factory for part in fields(kind)}
 
 
 def table(kind: type[Any]) -> dict[str, Field[Any]]:
@@ -46,20 +51,27 @@ def table(kind: type[Any]) -> dict[str, Field[Any]]:
     }
 
 
-def read(kind: type[Tree], arguments: Sequence[str], rules: Callable[[Tree], Iterable[str]]) -> Tree:
+def read(
+    kind: type[Tree],
+    arguments: Sequence[str],
+    rules: Callable[[Tree], Iterable[str]],
+    variant: "Variant[Tree] | None" = None,
+) -> Tree:
     """The tree of a command line: defaults, then `--config FILE`, then `--section.key=value`.
 
-    `rules` says what does not hold between the values. Raises Mistake with one line for each thing that is wrong.
+    `rules` says what does not hold between the values. `variant` says which tree is meant, by some words.
+    Raises Mistake with one line for each thing that is wrong.
     """
     values: dict[str, Any] = {}
     mistakes: list[str] = []
-    words = _split(arguments, mistakes)
-    for name, text in words:
-        if name == "config":
-            _read_yaml(kind, Path(text), values, mistakes)
-    for name, text in words:
-        if name != "config":
-            _take(kind, f"--{name}", name, text, values, mistakes)
+    words = _words(kind, arguments, mistakes)
+    if variant:
+        try:
+            kind, words = variant(kind, words)
+        except Mistake as mistake:
+            raise Mistake("\n".join([*mistakes, str(mistake)])) from mistake
+    for where, name, text in words:
+        _take(kind, where, name, text, values, mistakes)
     tree = kind(
         **{
             name: section(**{key.split(".")[1]: value for key, value in values.items() if _in(key, name)})
@@ -72,12 +84,23 @@ def read(kind: type[Tree], arguments: Sequence[str], rules: Callable[[Tree], Ite
     return tree
 
 
-def check(kind: type[Any], load: Callable[[Sequence[str]], Any], arguments: Sequence[str]) -> int:
+def kind_of(kind: type[Tree], arguments: Sequence[str], variant: "Variant[Tree]") -> type[Tree]:
+    """Which tree a command line that may be wrong otherwise is of. Raises Mistake."""
+    asked = [word for word in arguments if word not in HELP]
+    return variant(kind, _words(kind, asked, []))[0]
+
+
+def check(
+    kind: type[Any],
+    load: Callable[[Sequence[str]], Any],
+    arguments: Sequence[str],
+    variant: "Variant[Any] | None" = None,
+) -> int:
     """What a command that only checks a program's options does: the exit code, after a line for each mistake."""
-    if "--help" in arguments or "-h" in arguments:
-        print(help_text(kind))
-        return 0
     try:
+        if HELP.intersection(arguments):
+            print(help_text(kind_of(kind, arguments, variant) if variant else kind))
+            return 0
         load(arguments)
     except Mistake as mistake:
         return told(mistake)
@@ -133,7 +156,16 @@ def _split(arguments: Sequence[str], mistakes: list[str]) -> list[tuple[str, str
     return pairs
 
 
-def _read_yaml(kind: type[Any], path: Path, values: dict[str, Any], mistakes: list[str]) -> None:
+def _words(kind: type[Any], arguments: Sequence[str], mistakes: list[str]) -> Words:
+    """What files and command line say, the last word on a thing last."""
+    pairs = _split(arguments, mistakes)
+    words = [
+        each for name, text in pairs if name == "config" for each in _in_yaml(kind, Path(text), mistakes)
+    ]
+    return words + [(f"--{name}", name, text) for name, text in pairs if name != "config"]
+
+
+def _in_yaml(kind: type[Any], path: Path, mistakes: list[str]) -> Iterator[Word]:
     import yaml  # type: ignore[import-untyped]  # here, so that --help and tests need no parser
 
     try:
@@ -170,7 +202,7 @@ def _read_yaml(kind: type[Any], path: Path, values: dict[str, Any], mistakes: li
                 elif name in seen:
                     mistakes.append(f"{where}: is there twice")
                 else:
-                    _take(kind, where, name, value.value, values, mistakes)
+                    yield where, name, value.value
                 seen.add(name)
 
 

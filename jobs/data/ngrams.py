@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jobs.data.shards import VOCABULARY, Array
+from jobs.data.shards import Array
+from jobs.model.contract import VOCABULARY
 
 
 def bits_per_byte(training: Iterable[Array], windows: Array) -> tuple[float, float]:

@@ -26,7 +26,6 @@ import numpy as np
 from jobs.cli.errors import Failure, Mistake
 
 FORMAT = 1  # of the shards; another one gives another folder
-VOCABULARY = 256
 # Not the language's library but what is installed into it, its tests (odd bytes on purpose), and its caches.
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "lib2to3"}
 SPLITS = ("train", "validation")

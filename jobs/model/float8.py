@@ -5,6 +5,7 @@ are torch._scaled_mm, which cuBLAS computes on GPUs from compute capability 8.9 
 comes out is bf16. Only the blocks are converted: embedding and head stay as they are.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -45,9 +46,9 @@ def quantise(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     return (x / scale).to(kind).contiguous(), scale
 
 
-def convert(blocks: nn.Module) -> None:
+def convert(blocks: Iterable[nn.Module]) -> None:
     """Every linear product in these modules is computed in 8 bits from now on."""
-    for module in blocks.modules():
+    for module in (module for block in blocks for module in block.modules()):
         if isinstance(getattr(module, "weight", None), nn.Parameter):
             module.forward = partial(_forward, module)
 

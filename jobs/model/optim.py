@@ -1,17 +1,20 @@
 """AdamW and the schedule of its learning rate."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jobs.config import Train
 
 
-def make(model: nn.Module, train: Train, fused: bool = True) -> torch.optim.Optimizer:
-    """Matrices are decayed; the embedding, whose rows are rarely visited, is not."""
-    decayed = [p for name, p in model.named_parameters() if "embedding" not in name]
-    others = [p for name, p in model.named_parameters() if "embedding" in name]
+def make(
+    network: nn.Module, train: Train, decays: Callable[[str, Tensor], bool], fused: bool = True
+) -> torch.optim.Optimizer:
+    """decays: whether a weight of that name is decayed, as the model says (jobs/model/contract.py)."""
+    decayed = [weight for name, weight in network.named_parameters() if decays(name, weight)]
+    others = [weight for name, weight in network.named_parameters() if not decays(name, weight)]
     groups = [
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": others, "weight_decay": 0.0},

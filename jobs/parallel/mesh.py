@@ -19,9 +19,9 @@ from itertools import product
 
 from jobs.cli.errors import Mistake
 from jobs.config import Config
+from jobs.model import of
 
 DIMENSIONS = ("pipeline", "replicate", "shard", "context", "tensor")
-VOCABULARY = 256  # a token is a byte: jobs/data/shards.py, which needs numpy
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Mesh:
 
     def _mistakes(self, config: Config) -> Iterator[str]:
         """Why a model or a batch cannot be split like this, and what does not go together."""
-        model, train, compute = config.model, config.train, config.compute
+        train, compute = config.train, config.compute
         pieces = self.data * compute.accumulate * self.microbatches
         if train.batch % pieces:
             how = [f"{_ranks(self.data)}"]
@@ -144,27 +144,7 @@ class Mesh:
             how += [f"{self.microbatches} microbatches"] if self.pipeline > 1 else []
             over = " x ".join(how)
             yield f"train.batch: {train.batch} sequences do not split evenly over {over}"
-        if model.heads % self.tensor:
-            yield f"mesh.tensor: {self.tensor} ranks do not split model.heads {model.heads} evenly"
-        if VOCABULARY % self.tensor:
-            yield f"mesh.tensor: {self.tensor} ranks do not split {VOCABULARY} bytes evenly; use a power of 2"
-        if self.context > 1 and model.context % (2 * self.context):
-            yield (
-                f"mesh.context: each of {self.context} ranks has two pieces of a sequence, so model.context must "
-                f"be a multiple of {2 * self.context}; it is {model.context}"
-            )
-        elif model.context % (self.context * self.tensor):
-            yield (
-                f"mesh.tensor: between the blocks {self.tensor} ranks split a sequence of "
-                f"{model.context // self.context}, which is not a multiple"
-            )
-        if self.form == "fsdp" and model.width % (self.shard * self.context):
-            yield (
-                f"mesh.shard: {self.shard} x mesh.context {self.context} does not split model.width "
-                f"{model.width} evenly"
-            )
-        if self.pipeline > 1 and model.layers < self.stages:
-            yield f"mesh.pipeline: {self.stages} stages need as many blocks; model.layers is {model.layers}"
+        yield from of(config.model).misfits(config.model, self)
         if self.pipeline > 1 and self.microbatches < self.pipeline:
             yield f"mesh.microbatches: {self.microbatches} do not fill a pipeline of {self.pipeline}"
         if self.interleaved and self.microbatches % self.pipeline:

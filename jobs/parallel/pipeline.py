@@ -11,44 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.config import Compute, Model
-from jobs.model import gpt
-from jobs.model.gpt import GPT
+from jobs.config import Config
+from jobs.model import of
 from jobs.parallel import spread
 
 
-def split(model: GPT, shape: Model, layout: spread.Layout) -> list[GPT]:
-    """This rank's stages, made of the model's own blocks; the model keeps only what is in them.
-
-    So the model's parameters are this rank's, under the names that they have in a model that is not split.
-    """
-    mesh, parts = layout.mesh, []
-    for stage in mesh.stages_of(layout.ranks.rank):
-        with torch.device("meta"):
-            part = GPT(shape)  # a shell
-        part.embedding = model.embedding if stage == 0 else None
-        part.head = model.head if stage == mesh.stages - 1 else None
-        part.blocks = nn.ModuleDict(
-            {str(at): model.blocks[str(at)] for at in mesh.blocks(stage, shape.layers)}
-        )
-        part.cos, part.sin = model.cos, model.sin
-        parts.append(part)
-    model.embedding, model.head = parts[0].embedding, parts[-1].head
-    model.blocks = nn.ModuleDict({name: block for part in parts for name, block in part.blocks.items()})
-    return parts
-
-
 class Pipeline:
-    """A schedule over this rank's stages."""
+    """A schedule over this rank's stages, which are made of the network's own blocks."""
 
-    def __init__(self, parts: list[GPT], layout: spread.Layout, compute: Compute) -> None:
+    def __init__(self, network: nn.Module, config: Config, layout: spread.Layout) -> None:
+        """The network keeps only what is in this rank's stages, under the names that it has in a whole one."""
         from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 
         mesh, ranks = layout.mesh, layout.ranks
+        self.model = of(config.model)
+        layers = self.model.pieces(config.model)
         numbers = mesh.stages_of(ranks.rank)
+        blocks = {stage: mesh.blocks(stage, layers) for stage in numbers}
+        parts = self.model.stages(network, config.model, blocks, mesh.stages - 1)
         stages = [
             PipelineStage(
-                spread.apply(part, layout, compute),
+                spread.apply(part, self.model, layout, config),
                 number,
                 mesh.stages,
                 ranks.device,
@@ -78,4 +61,4 @@ class Pipeline:
         return torch.stack(found).sum().detach() / scale
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return gpt.loss(logits, targets) * (self.scale / self.microbatches)
+        return self.model.loss(logits, targets) * (self.scale / self.microbatches)

@@ -1,4 +1,4 @@
-"""How the plain model of jobs/model/gpt.py is spread over a mesh: everything parallel about it is in this file.
+"""How a plain model is spread over a mesh. What is cut inside of it, the model itself says (jobs/model/contract.py).
 
 The order matters: tensor parallelism says what each rank's part of a matrix is, context parallelism what its
 part of a sequence is, recomputation and compilation wrap a block as it then is, and data parallelism, which
@@ -6,6 +6,7 @@ gathers weights and averages gradients, comes around all of that. A pipeline (jo
 each of its stages. What is not asked for is not imported: it would come before the first step.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs.config import Compute
+from jobs.config import Compute, Config
 from jobs.model import precision
-from jobs.model.gpt import GPT
+from jobs.model.contract import Contract
 from jobs.parallel.mesh import Mesh
 from jobs.parallel.ranks import Ranks, end, start
 
@@ -57,87 +58,46 @@ class Layout:
             self.context, _ = dist.new_subgroups_by_enumeration(mesh.groups("context"))
 
 
-def apply(model: GPT, layout: Layout, compute: Compute) -> nn.Module:
-    """The model, or a stage of it, on its mesh, in place; returns what to call: it or a wrapper around it."""
-    mesh, devices, ranks = layout.mesh, layout.devices, layout.ranks
-    precision.cast(model, compute.precision, ranks.device)
+def apply(network: nn.Module, model: Contract, layout: Layout, config: Config) -> nn.Module:
+    """The network, or a stage of it, on its mesh, in place; returns what to call: it or a wrapper around it."""
+    mesh, devices, ranks, compute = layout.mesh, layout.devices, layout.ranks, config.compute
+    precision.cast(network, compute.precision, ranks.device)
     if mesh.tensor > 1:
-        _split_matrices(model, devices["tensor"])
+        model.cut_matrices(network, devices["tensor"])
     if mesh.context > 1:
-        _split_sequences(model, layout.context)
+        from jobs.parallel import context
+
+        attend = context.Attend(layout.context)
+        positions = context.positions(config.model.context, attend.rank, attend.ranks)
+        model.cut_sequences(network, positions, attend)
+    blocks = model.blocks(network)
     if compute.precision == "fp8":
         from jobs.model import float8
 
-        float8.convert(model.blocks)
-    for block in model.blocks.values():
-        if compute.recompute:
-            from torch.utils.checkpoint import checkpoint
+        float8.convert(blocks)
+    for block in blocks if compute.recompute else ():
+        from torch.utils.checkpoint import checkpoint
 
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        if compute.compile:
-            block.compile()
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    for block in (blocks or [network]) if compute.compile else ():
+        block.compile()
     if mesh.plain:
-        return spread(model, ranks)
+        return spread(network, ranks)
     if mesh.form == "fsdp":
-        _shard(model, mesh, devices, compute)
+        _shard(network, blocks, model.shard_along, mesh, devices, compute)
     elif mesh.data * mesh.context > 1:
-        _replicate(model, devices)
-    return model.to(ranks.device)
+        _replicate(network, blocks, devices)
+    return network.to(ranks.device)
 
 
-def _split_matrices(model: GPT, tensor: Any) -> None:
-    """Each block has two products of columns and two of rows, between which nothing is sent (Megatron-LM,
-
-    arXiv:1909.08053); around them each rank has a part of the sequence (arXiv:2205.05198), so that the
-    residual stream is not stored by all: all-gather before the columns, reduce-scatter after the rows.
-    """
-    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-    from torch.distributed.tensor.parallel import (
-        ColwiseParallel,
-        ParallelStyle,
-        RowwiseParallel,
-        parallelize_module,
-    )
-
-    class Heads(ParallelStyle):
-        """Projections whose (3, width, width) are split by heads: each rank computes some heads' q, k and v."""
-
-        def _apply(self, module: nn.Module, mesh: Any) -> nn.Module:
-            def whole(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-                part = DTensor.from_local(inputs[0], mesh, (Shard(1),))
-                # Each rank's gradient is of its own heads only, and the way back adds them up.
-                return part.redistribute(placements=(Replicate(),)).to_local(grad_placements=(Partial(),))
-
-            weight = distribute_tensor(module.weight, mesh, (Shard(1),), src_data_rank=None)
-            module.weight = nn.Parameter(weight)
-            module.register_forward_pre_hook(whole)
-            return module
-
-    parts: dict[str, Any] = {
-        "blocks.*.attention.qkv": Heads(),
-        "blocks.*.attention.out": RowwiseParallel(output_layouts=Shard(1)),
-        "blocks.*.up": ColwiseParallel(input_layouts=Shard(1)),
-        "blocks.*.down": RowwiseParallel(output_layouts=Shard(1)),
-    }
-    if model.embedding is not None:
-        parts["embedding"] = RowwiseParallel(input_layouts=Replicate(), output_layouts=Shard(1))
-    if model.head is not None:
-        parts["head"] = ColwiseParallel(input_layouts=Shard(1), output_layouts=Replicate())
-    parallelize_module(model, tensor, parts, src_data_rank=None)
-
-
-def _split_sequences(model: GPT, among: Any) -> None:
-    """Each rank of the group has some positions of each sequence, and their rotations."""
-    from jobs.parallel import context
-
-    attend = context.Attend(among)
-    mine = context.positions(len(model.cos), attend.rank, attend.ranks)
-    model.cos, model.sin = model.cos[mine], model.sin[mine]
-    for block in model.blocks.values():
-        block.attention.attend = attend
-
-
-def _shard(model: GPT, mesh: Mesh, devices: Any, compute: Compute) -> None:
+def _shard(
+    network: nn.Module,
+    blocks: Sequence[nn.Module],
+    along: Callable[[Any], int],
+    mesh: Mesh,
+    devices: Any,
+    compute: Compute,
+) -> None:
     """FSDP2: each block's weights are gathered before it runs, each rank keeps its part of the gradient.
 
     With replicas (HSDP) weights are gathered inside a shard group, gradients averaged between them as well.
@@ -151,21 +111,20 @@ def _shard(model: GPT, mesh: Mesh, devices: Any, compute: Compute) -> None:
         "mp_policy": MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32 if kind else None),
         # A microbatch would gather them again for each of its two passes.
         "reshard_after_forward": mesh.pipeline == 1,
-        # The first dimension of q, k and v counts to three.
-        "shard_placement_fn": lambda weight: Shard(2) if weight.ndim == 3 else None,
+        "shard_placement_fn": lambda weight: Shard(along(weight)),
     }
-    for block in model.blocks.values():
+    for block in blocks:
         fully_shard(block, **options)
-    fully_shard(model, **options)
+    fully_shard(network, **options)
 
 
-def _replicate(model: GPT, devices: Any) -> None:
+def _replicate(network: nn.Module, blocks: Sequence[nn.Module], devices: Any) -> None:
     """DDP for a model whose weights are DTensors or whose backward comes in microbatches: FSDP2's machinery,
 
     which overlaps the averages with the backward pass, without the sharding.
     """
     from torch.distributed._composable.replicate_with_fsdp import replicate
 
-    for block in model.blocks.values():
+    for block in blocks:
         replicate(block, mesh=devices["replicate"])
-    replicate(model, mesh=devices["replicate"])
+    replicate(network, mesh=devices["replicate"])

@@ -40,7 +40,7 @@ USED = {
 
 def load(arguments: Sequence[str]) -> Config:
     """The configuration of a command line. Raises Mistake with a line for each thing that is wrong."""
-    return options.read(Config, arguments, rules)
+    return options.read(Config, arguments, rules, config.variant)
 
 
 def rules(settings: Config) -> Iterator[str]:
@@ -65,4 +65,4 @@ def rules(settings: Config) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(options.check(Config, load, sys.argv[1:]))
+    sys.exit(options.check(Config, load, sys.argv[1:], config.variant))

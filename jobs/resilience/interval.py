@@ -21,7 +21,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-AUTO = -1  # `checkpoint.every: auto`
+from jobs.config import AUTO
+
 FIRST_STEPS = 10  # until the first save of an automatic interval: it measures what a save costs
 
 

@@ -1,14 +1,10 @@
-"""How many floating point operations a model needs, how many its device could do, and the share it reached (MFU).
+"""How many floating point operations a device could do, and the share of them that a model reached (MFU).
 
 Model FLOPs utilisation as PaLM defines it (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): what the model
 needs and not what the program computes, so that activation checkpointing, which computes more, does not raise it.
 """
 
 from collections.abc import Mapping
-
-from jobs.config import Model
-
-VOCABULARY = 256  # bytes; jobs/data/shards.py, which needs numpy
 
 # Dense peaks of one GPU in TFLOP/s, by the name that the driver gives it; as in hardware/*.yaml, with their sources.
 DEVICES: dict[str, dict[str, float]] = {
@@ -20,20 +16,6 @@ DEVICES: dict[str, dict[str, float]] = {
     "L4": {"fp32": 30.3, "tf32": 60, "bf16": 121, "fp16": 121, "fp8": 242.5},
     "L40S": {"fp32": 91.6, "tf32": 183, "bf16": 362, "fp16": 362, "fp8": 733},
 }
-
-
-def weights(shape: Model) -> int:
-    """Weights that each token is multiplied with: matrices of the blocks and the head. Looking up is no product."""
-    return 12 * shape.layers * shape.width**2 + VOCABULARY * shape.width
-
-
-def per_token(shape: Model) -> int:
-    """Operations to train on one token: 6 N + 12 L H Q T.
-
-    2 for each weight forward and 4 backward; attention's two products of `width` x `context`, forward and backward,
-    counted in full although a causal kernel skips half of them: so figures compare with published ones.
-    """
-    return 6 * weights(shape) + 12 * shape.layers * shape.width * shape.context
 
 
 def peak(device: str, precision: str, profile: Mapping[str, float]) -> float | None:
@@ -50,8 +32,6 @@ def peak(device: str, precision: str, profile: Mapping[str, float]) -> float | N
     return None if tflops is None else tflops * 1e12
 
 
-def mfu(tokens_per_s: float, shape: Model, peak_each: float | None, devices: int) -> float | None:
-    """Share of the devices' peak that the model's own operations made; None where the peak is unknown."""
-    if peak_each is None:
-        return None
-    return tokens_per_s * per_token(shape) / (peak_each * devices)
+def mfu(tokens_per_s: float, per_token: float, peak_each: float, devices: int) -> float:
+    """Share of the devices' peak that the model's own operations made: `per_token`, as its contract says."""
+    return tokens_per_s * per_token / (peak_each * devices)

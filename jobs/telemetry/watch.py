@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.cluster import node
 from jobs.config import Config
+from jobs.model import of
 from jobs.telemetry import energy, flops, goodput
 from jobs.telemetry import folder as runfolder
 from jobs.telemetry.exchange import Exchange
@@ -61,9 +62,11 @@ class Watch:
 
     def open(self, folder: Path, config: Config, step: int, ddp: Any, began: float) -> None:
         """Before the loop, once the record is at `step`. ddp: what `Exchange` measures, or None."""
-        self.shape, self.stalled = config.model, 0.0
+        self.stalled = 0.0
         name = self.place["gpu"] or "cpu"
         self.peak = flops.peak(name, config.compute.precision, self.node.peak_tflops)
+        # Asked only where it is used: counting takes seconds, for a model that has no formula.
+        self.per_token = of(config.model).flops_per_token(config.model) if self.peak else 0.0
         self.exchange = Exchange(ddp, self.ranks.size, config.run.profile_every)
         self.goodput = goodput.Live(folder, began) if self.ranks.first else None
         self.folder = folder
@@ -76,7 +79,8 @@ class Watch:
 
     def step(self, line: Mapping[str, Any], joules: float, stalled_s: float) -> dict[str, Any]:
         """A step's figures. joules: of all ranks since their start; stalled_s: by checkpoints since then."""
-        mfu = flops.mfu(line["tokens_per_s"], self.shape, self.peak, self.ranks.size)
+        speed, ranks = line["tokens_per_s"], self.ranks.size
+        mfu = flops.mfu(speed, self.per_token, self.peak, ranks) if self.peak else None
         share = self.exchange.end(line["step_s"])
         self.allreduce_share = self.allreduce_share if share is None else share
         stall, self.stalled = stalled_s - self.stalled, stalled_s

@@ -1,4 +1,4 @@
-"""Whether a run can work, before anything is asked for: no torch, no GPU, under a second.
+"""Whether a run can work, before anything is asked for: no GPU, and for the GPT no torch and under a second.
 
 python -m jobs preflight --config jobs/ddp.yaml --ranks 2
 python -m jobs preflight --config jobs/ddp.yaml --ranks 64 --gpus-per-node 8 --mesh.form=fsdp --mesh.shard=8 \\
@@ -17,11 +17,8 @@ Bytes of a rank, where they come from:
     gathered              what fsdp holds whole for a while: two blocks' weights (one computes, one comes), one
                           block's gradient, and what is outside of the blocks; with a pipeline all its blocks.
                           With half precision, ddp's copies of the weights for the products.
-    activations           what autograd keeps of jobs/model/gpt.py: for a token and a block 19 width + 3 heads + 2
-                          numbers in fp32; in half precision 50 width bytes for the 76. Counted from the model's
-                          operations as Korthikanti et al. do, arXiv:2205.05198, section 4.1, and measured by
-                          tests/jobs/test_precision.py. Flash attention: nothing grows with the square of the
-                          context. Times the microbatches that are under way.
+    activations           what autograd keeps, times the microbatches that are under way. Of the GPT by a formula
+                          (jobs/model/gpt/), of a model that has none counted with torch (jobs/model/count.py).
     checkpoint            12 a parameter, once for all ranks: weights and moments.
 
 Not counted: the CUDA context, NCCL's buffers and what the allocator cannot use; a tenth of the memory is left
@@ -35,16 +32,18 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from jobs import config as configuration
 from jobs.cli.errors import Mistake, told
 from jobs.config import Config
-from jobs.parallel.mesh import VOCABULARY, Mesh
+from jobs.model import of
+from jobs.model.contract import Weight
+from jobs.parallel.mesh import Mesh
 
 USABLE = 0.9  # of the memory
 GIB = 2**30
@@ -73,68 +72,54 @@ class Hardware:
     gpus_per_node: int | None = None
 
 
-def parameters(
-    config: Config, blocks: range, first: bool, last: bool
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of the parameters of a stage with these blocks, as jobs/model/gpt.py has them."""
-    width = config.model.width
-    if first:
-        yield "embedding.weight", (VOCABULARY, width)
-    for block in blocks:
-        yield f"blocks.{block}.attention.qkv.weight", (3, width, width)
-        yield f"blocks.{block}.attention.out.weight", (width, width)
-        yield f"blocks.{block}.up.weight", (4 * width, width)
-        yield f"blocks.{block}.down.weight", (width, 4 * width)
-    if last:
-        yield "head.weight", (VOCABULARY, width)
-
-
 def memory(config: Config, mesh: Mesh, rank: int) -> Memory:
     """Bytes of a rank at the fullest moment of a step."""
-    stages = mesh.stages_of(rank)
-    blocks = [at for stage in stages for at in mesh.blocks(stage, config.model.layers)]
-    whole = outside = mine = 0
-    for stage in stages:
-        part = mesh.blocks(stage, config.model.layers)
-        for name, shape in parameters(config, part, stage == 0, stage == mesh.stages - 1):
-            size = prod(shape) // mesh.tensor
-            whole += size
-            outside += 0 if name.startswith("blocks") else size
-            mine += _share(name, shape, size, mesh)
-    gradients = mine
-    if mesh.tensor > 1 and mesh.form == "ddp" and 0 in stages:  # the embedding's comes whole on each rank
-        gradients += VOCABULARY * config.model.width * (mesh.tensor - 1) // mesh.tensor
+    stages = {
+        stage: mesh.blocks(stage, of(config.model).pieces(config.model)) for stage in mesh.stages_of(rank)
+    }
+    mine = gradients = 0
+    weights = []
+    for stage, blocks in stages.items():
+        for weight in _weights(config, mesh.tensor, blocks, stage == 0, stage == mesh.stages - 1):
+            weights.append(weight)
+            mine += _share(weight, mesh)
+            gradients += _share(weight, mesh) * (weight.whole_gradient if mesh.form == "ddp" else 1)
     return Memory(
         weights=4 * mine,
         gradients=4 * gradients,
         optimiser=8 * mine,
-        gathered=_gathered(config, mesh, whole, outside),
-        activations=_activations(config, mesh, rank, len(blocks)),
+        gathered=_gathered(config, mesh, weights),
+        activations=_activations(config, mesh, rank, sum(map(len, stages.values()))),
     )
 
 
-def _share(name: str, shape: tuple[int, ...], size: int, mesh: Mesh) -> int:
-    """Numbers of a parameter on a rank, `size` of them before fsdp splits it; the first rank has the most."""
+def _weights(config: Config, tensor: int, blocks: range, first: bool, last: bool) -> Iterator[Weight]:
+    return of(config.model).weights(config.model, tensor, blocks, first, last)
+
+
+def _share(weight: Weight, mesh: Mesh) -> int:
+    """Numbers of a parameter on a rank; the first rank has the most."""
     if mesh.form != "fsdp":
-        return size
-    parts = mesh.shard * mesh.context
-    if len(shape) == 3:  # by its last dimension, which divides
-        return size // parts
-    by_columns = name.endswith(("out.weight", "down.weight"))  # tensor parallelism leaves their rows whole
-    rows = shape[0] if by_columns else shape[0] // mesh.tensor
-    return -(-rows // parts) * (size // rows)
+        return weight.numbers
+    size = weight.shape[weight.along]
+    return -(-size // (mesh.shard * mesh.context)) * (weight.numbers // size)
 
 
 def _half(config: Config) -> bool:
     return config.compute.precision in ("bf16", "fp16", "fp8")
 
 
-def _gathered(config: Config, mesh: Mesh, whole: int, outside: int) -> int:
-    """Bytes of weights and gradients that a rank has beside its own: `whole` of its stages, `outside` blocks."""
+def _gathered(config: Config, mesh: Mesh, weights: Sequence[Weight]) -> int:
+    """Bytes of weights and gradients that a rank has beside its own."""
     size = 2 if _half(config) else 4
+    whole = sum(weight.numbers for weight in weights)
     if mesh.form != "fsdp":
         return 2 * whole if _half(config) else 0
-    block = 12 * config.model.width**2 // mesh.tensor
+    blocks: Counter[int] = Counter()
+    for weight in weights:
+        if weight.block is not None:
+            blocks[weight.block] += weight.numbers
+    block, outside = max(blocks.values(), default=0), whole - blocks.total()
     if mesh.pipeline > 1:
         return size * (whole + block)
     return size * (2 * block + outside) + size * max(block, outside)
@@ -142,16 +127,12 @@ def _gathered(config: Config, mesh: Mesh, whole: int, outside: int) -> int:
 
 def _activations(config: Config, mesh: Mesh, rank: int, blocks: int) -> int:
     """Bytes that autograd keeps for the backward pass."""
-    model, tensor = config.model, mesh.tensor
     sequences = config.train.batch // mesh.data // config.compute.accumulate // mesh.microbatches
-    tokens = sequences * model.context // mesh.context
-    # In units of width: the residual stream twice, normalised twice, and what lies between the products.
-    stream, normalised, between = (8, 4, 38) if _half(config) else (8, 8, 60)
-    block = (stream + between) * model.width // tensor + normalised * model.width
-    block += 4 * (2 + 3 * model.heads) // tensor
-    kept = block * blocks
+    tokens = sequences * config.model.context // mesh.context
+    each = of(config.model).kept(config.model, config.compute.precision, mesh.tensor)
+    kept = each.block * blocks
     if config.compute.recompute:
-        kept = 4 * model.width // tensor * blocks + block  # the input of each, and one block anew
+        kept = each.stream * blocks + each.block  # the input of each, and one block anew
     under_way = 1.0
     if mesh.interleaved:  # of twice as many, half as long microbatches: arXiv:2104.04473, section 2.2
         ahead = mesh.pipeline + 2 * (mesh.pipeline - 1 - mesh.coordinates(rank)["pipeline"]) + 1
@@ -161,16 +142,16 @@ def _activations(config: Config, mesh: Mesh, rank: int, blocks: int) -> int:
     stages = mesh.stages_of(rank)
     found = under_way * kept
     if 0 in stages:
-        found += under_way * (4 * model.width + 8)
-    if mesh.stages - 1 in stages:  # logits, their logarithms, and their gradient
-        found += 8 * model.width + 3 * 4 * VOCABULARY + 8
+        found += under_way * each.first
+    if mesh.stages - 1 in stages:
+        found += each.last
     return round(tokens * found)
 
 
 def checkpoint_bytes(config: Config) -> int:
     """A checkpoint's tensors, all ranks together."""
-    shapes = parameters(config, range(config.model.layers), True, True)
-    return 12 * sum(prod(shape) for _, shape in shapes)
+    blocks = range(of(config.model).pieces(config.model))
+    return 12 * sum(weight.numbers for weight in _weights(config, 1, blocks, True, True))
 
 
 def hardware(path: Path | None, memory_gib: float | None, gpus_per_node: int | None) -> Hardware:
@@ -245,6 +226,11 @@ def main(arguments: Sequence[str]) -> int:
         found = check(config, mesh, machine, chosen.warning_s, chosen.write_gb_per_s)
     except Mistake as mistake:
         return told(mistake)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        why = f"model {config.model.name} is counted with torch, which is not here: use the stack's Python"
+        return told(Mistake(f"preflight: {why}"))
     print(json.dumps(found) if chosen.json else "\n".join(_lines(found)))
     return 0 if found["fits"] else 1
 

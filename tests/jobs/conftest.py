@@ -60,7 +60,7 @@ def world() -> Iterator[Worlds]:
 
 @dataclass
 class Trainer:
-    """Runs in `folder`, with TINY's options unless told otherwise (`train__steps=3`)."""
+    """Runs in `folder`, with TINY's options unless told otherwise (`train__steps=3`; None leaves one out)."""
 
     folder: Path
     data: Path
@@ -68,7 +68,7 @@ class Trainer:
     def options(self, **changes: Any) -> list[str]:
         named = {"run.folder": self.folder, "data.folder": self.data, **TINY}
         named |= {name.replace("__", "."): value for name, value in changes.items()}
-        return [f"--{name}={value}" for name, value in named.items()]
+        return [f"--{name}={value}" for name, value in named.items() if value is not None]
 
     def here(self, **changes: Any) -> None:
         """One rank, in this process."""

@@ -10,8 +10,8 @@ import statistics
 import time
 from typing import Any
 
-from jobs.data import samples
 from jobs.telemetry import metrics
+from jobs.tools import samples
 from tests.jobs.conftest import Trainer
 
 TESTED = {"real": ["training on one node"]}

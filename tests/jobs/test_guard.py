@@ -90,8 +90,8 @@ def test_the_program_records_what_was_skipped(
     import torch
 
     from jobs.cli.errors import Mistake
-    from jobs.data import samples
     from jobs.telemetry import metrics
+    from jobs.tools import samples
     from jobs.trainable import Trainable
 
     real, calls = Trainable.step_loss, [0]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from jobs.data import samples
 from jobs.telemetry import metrics
+from jobs.tools import samples
 from tests.jobs.conftest import Trainer
 from tests.jobs.hanging import HANGS_AT
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from jobs import config
 from jobs.cli.errors import Mistake
-from jobs.model.gpt import GPT
+from jobs.model.gpt.network import GPT
 from jobs.parallel.mesh import Mesh
 from jobs.parallel.ranks import Ranks
 from jobs.resilience.checkpoint import Checkpoints

@@ -11,7 +11,8 @@ import torch
 from jobs import config
 from jobs.cli.errors import Mistake
 from jobs.model import float8, precision
-from jobs.parallel.mesh import VOCABULARY, Mesh
+from jobs.model.contract import VOCABULARY
+from jobs.parallel.mesh import Mesh
 from jobs.parallel.ranks import Ranks
 from jobs.tools import preflight
 from tests.jobs.test_parallel import TOLERANCE, alone, compare, load, make, named, rows_of, train

@@ -81,7 +81,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 
 def change(folder: Path, before: str, after: str) -> None:
-    path = folder / "jobs/model/gpt.py"
+    path = folder / "jobs/model/gpt/network.py"
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from jobs.data import samples
+from jobs.tools.samples import prove
 from tests.jobs.world import World
 
 TESTED = {"real": ["training on one node"]}
@@ -112,4 +113,4 @@ def test_a_run_goes_on_at_another_number_of_ranks(
     assert resumed == pytest.approx(whole[1][1][SAVED:], rel=1e-5)  # one process, never interrupted
     record(again)
     ranks = str(before) if before == after else f"{before}, then {after}"
-    assert f"{STEPS} steps of 12 samples on {ranks} rank" in samples.prove(again)
+    assert f"{STEPS} steps of 12 samples on {ranks} rank" in prove(again)

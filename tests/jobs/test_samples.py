@@ -8,6 +8,7 @@ import pytest
 
 from jobs.cli.errors import Failure
 from jobs.data import samples, shards
+from jobs.tools.samples import main, prove
 
 TESTED = {"real": ["training on one node"]}
 
@@ -34,16 +35,16 @@ def test_a_run_that_changes_its_ranks_and_throws_steps_away_is_whole(tmp_path: P
     train(tmp_path, 5, 14, ranks=3)
     train(tmp_path, 14, 17, ranks=1)
     train(tmp_path, 16, 20, ranks=2)
-    line = samples.prove(tmp_path)
+    line = prove(tmp_path)
     assert "20 steps of 12 samples on 4, then 3, then 1, then 2 ranks: none lost, none repeated" in line
     assert "4.8 epochs of 50 samples" in line
-    assert samples.main([str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
 
 
 def test_a_start_from_nothing_begins_the_ledger_anew(tmp_path: Path) -> None:
     train(tmp_path, 0, 5, ranks=4)
     train(tmp_path, 0, 3, ranks=2)
-    assert "3 steps of 12 samples on 2 ranks" in samples.prove(tmp_path)
+    assert "3 steps of 12 samples on 2 ranks" in prove(tmp_path)
 
 
 def test_a_record_that_was_cut_off_by_a_crash_is_dropped_on_resume(tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_a_record_that_was_cut_off_by_a_crash_is_dropped_on_resume(tmp_path: Pat
     path = tmp_path / "samples" / "rank-0001.bin"
     path.write_bytes(path.read_bytes()[:-3])
     train(tmp_path, 5, 10, ranks=2)
-    assert "10 steps" in samples.prove(tmp_path)
+    assert "10 steps" in prove(tmp_path)
 
 
 def test_what_a_dying_machine_wrote_after_the_checkpoint_may_be_anything(tmp_path: Path) -> None:
@@ -61,9 +62,9 @@ def test_what_a_dying_machine_wrote_after_the_checkpoint_may_be_anything(tmp_pat
     content[-2] ^= 255
     path.write_bytes(content)
     with pytest.raises(Failure, match="damaged at byte"):
-        samples.prove(tmp_path)
+        prove(tmp_path)
     train(tmp_path, 5, 10, ranks=2)
-    assert "10 steps" in samples.prove(tmp_path)
+    assert "10 steps" in prove(tmp_path)
 
 
 def rewrite(run: Path, rank: int, change: object) -> None:
@@ -103,10 +104,10 @@ def test_what_is_wrong_is_said(
 ) -> None:
     train(tmp_path, 0, 9, ranks=2)
     rewrite(tmp_path, 1, change)
-    assert samples.main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 1
     assert said in capsys.readouterr().err
 
 
 def test_a_folder_without_a_ledger_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert samples.main([str(tmp_path)]) == 2
+    assert main([str(tmp_path)]) == 2
     assert "has no samples/rank-*.bin" in capsys.readouterr().err

@@ -132,5 +132,5 @@ def test_it_ends_as_if_nothing_had_happened(
     assert history(disturbed.run) == uninterrupted
     assert disturbed.run.summary["restarts"] == len(disturbed.stopped) + 1
     assert "none lost, none repeated" in lab.ok(
-        f"srun --chdir=$PWD /opt/stack/current/bin/python -m jobs.data.samples {disturbed.run.folder}"
+        f"srun --chdir=$PWD /opt/stack/current/bin/python -m jobs samples {disturbed.run.folder}"
     )

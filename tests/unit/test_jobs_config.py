@@ -23,7 +23,7 @@ def test_command_line_wins_over_file_wins_over_default(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("train:\n  steps: 7\n  batch: 4\n")
     loaded = config.load([f"--config={file}", "--train.batch", "8"])
-    assert (loaded.train.steps, loaded.train.batch, loaded.model.layers) == (7, 8, config.Model().layers)
+    assert (loaded.train.steps, loaded.train.batch, loaded.model) == (7, 8, config.Config().model)
 
 
 def test_written_configuration_reads_back_the_same(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jobs.config import Model
-from jobs.data.shards import VOCABULARY
+from jobs.model.contract import VOCABULARY
+from jobs.model.gpt import Shape
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class GPT(nn.Module):
     in or comes out is the residual stream, (batch, time, width).
     """
 
-    def __init__(self, shape: Model) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embedding: nn.Module | None = nn.Embedding(VOCABULARY, shape.width)
         # By name, so that a block is called the same in a stage and in the checkpoint of any mesh.
@@ -120,9 +120,3 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = turn[0][:time], turn[1][:time]
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
-
-
-def loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of each target byte."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
