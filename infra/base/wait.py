@@ -24,11 +24,13 @@ def settled(
     every_s: float = 0.5,
     late: Callable[[str], str] | None = None,
     step: Step | None = None,
+    pause: Callable[[float], object] = time.sleep,
 ) -> float:
     """Wait until `look()` finds nothing to wait for any more; returns the seconds that took.
 
     `look` says what it still waits for, which `step` shows. When the time is over, Failure is raised with what
-    `late` makes of its last words. `look` may raise as well, for what no waiting mends.
+    `late` makes of its last words. `look` may raise as well, for what no waiting mends. `pause` waits for so many
+    seconds at most, and for less where something tells it that there is a reason to look again.
     """
     start = time.monotonic()
     while waits := look():
@@ -37,5 +39,5 @@ def settled(
         passed = time.monotonic() - start
         if passed > timeout_s:
             raise Failure(late(waits) if late else f"still waiting for {waits} after {timeout_s:.0f} s")
-        time.sleep(min(every_s, max(0.0, timeout_s - passed) + 0.01))
+        pause(min(every_s, max(0.0, timeout_s - passed) + 0.01))
     return time.monotonic() - start

@@ -12,22 +12,22 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from ruamel.yaml import YAML
 
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
 from infra.base.process import start
 from infra.base.progress import Step
-from infra.base.wait import until
 from infra.bench.render import tree
 from infra.images import programs
 from infra.model.cluster import Cluster
 from infra.model.load import load_cluster
+from infra.places.kind import manifests
 from infra.places.kind.cluster import Kind
-from infra.places.kind.facts import ready
+from infra.places.kind.facts import name, ready
 from infra.places.kind.job import DEFAULT
+from infra.places.kind.manifests import Manifest
+from infra.places.kind.objects import CLUSTER_QUEUES, NAMESPACES, NODES, Object, Resource
+from infra.places.kind.view import View, gone
 from infra.render.kubernetes import nodes as rendered
 from infra.render.kubernetes import queues, teams
 from infra.render.kubernetes.quotas import capacity, resources
@@ -66,7 +66,9 @@ STAGES = (
 # would be measured with the rest. A node whose lease stays for 40 s is taken for dead.
 LEASE_S = 100
 
-Object = dict[str, Any]
+FLAVORS = Resource(CLUSTER_QUEUES.version, "ResourceFlavor")
+WORKLOAD_PRIORITIES = Resource(CLUSTER_QUEUES.version, "WorkloadPriorityClass")
+PRIORITY_CLASSES = Resource("scheduling.k8s.io/v1", "PriorityClass")
 
 
 @contextmanager
@@ -77,10 +79,12 @@ def played(kind: Kind, count: int, this: Step) -> Iterator[Cluster]:
         remove(kind)  # what a killed one has left
         try:
             this.doing(f"{count} nodes")
-            create(kind, [node(cluster, number) for number in range(count)], "nodes")
-            until(f"{count} nodes", lambda: _ready(kind) == count, 300, every_s=2)
-            kind.apply("---\n".join(teams.render(cluster)[name] for name in teams.NAMES))
-            kind.apply(queues.render(cluster)["kubernetes/queues/queues.yaml"])
+            create(kind, [node(cluster, number) for number in range(count)])
+            with View(kind.api, NODES, selector=LABEL) as seen:
+                seen.until(lambda: _missing(seen, count), 300, what=f"{count} nodes")
+            texts = [teams.render(cluster)[name] for name in teams.NAMES]
+            for text in [*texts, queues.render(cluster)["kubernetes/queues/queues.yaml"]]:
+                kind.api.apply([Manifest.of(each) for each in manifests.objects(text, NAME)])
             allow(kind, cluster, 0)
             yield cluster
         finally:
@@ -122,7 +126,10 @@ def node(cluster: Cluster, number: int) -> Object:
 
 def job(name: str, priority: str) -> Object:
     """k8s/pytorchjob.yaml on two whole nodes, without the volumes, which no one would mount."""
-    data: Object = json.loads(json.dumps(YAML(typ="safe").load((CHECKOUT / DEFAULT).read_text())))
+    (committed,) = manifests.read(CHECKOUT / DEFAULT, DEFAULT)
+    data: Object = json.loads(
+        json.dumps(committed)
+    )  # without anchors, so that a change is made once for each
     data["metadata"]["name"], data["metadata"]["namespace"] = name, NAME
     data["metadata"]["labels"] = {
         "kueue.x-k8s.io/queue-name": NAME,
@@ -150,12 +157,10 @@ def jobs(first: int, last: int) -> list[Object]:
     return [job(f"fake-{number:04d}", PRIORITIES[number % len(PRIORITIES)]) for number in range(first, last)]
 
 
-def create(kind: Kind, objects: Sequence[Object], what: str) -> None:
-    """`kubectl create` of all of them, one request each."""
-    file = kind.folder / f"{NAME}-{what}.json"
-    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
-    kind.kubectl("create", "--filename", file, "--output=name")
-    file.unlink()
+def create(kind: Kind, objects: Sequence[Object]) -> None:
+    """Create all of them, one request each."""
+    for each in objects:
+        kind.api.create(Manifest.of(each))
 
 
 def allow(kind: Kind, cluster: Cluster, gpus: int) -> float:
@@ -164,23 +169,24 @@ def allow(kind: Kind, cluster: Cluster, gpus: int) -> float:
     path = f"/spec/resourceGroups/0/flavors/0/resources/{place}/nominalQuota"
     patch = [{"op": "replace", "path": path, "value": str(gpus)}]
     begin = time.time()
-    kind.kubectl("patch", "clusterqueue", NAME, "--type=json", "--patch", json.dumps(patch))
+    kind.api.patch(CLUSTER_QUEUES, NAME, patch)
     return begin
 
 
 def remove(kind: Kind) -> None:
     """Remove everything that is called `scale`, and the nodes. kwok must run, which lets pods go."""
-    gone = ("delete", "--ignore-not-found", "--wait", "--timeout=600s")
-    kind.kubectl(*gone, "namespace", NAME)
-    kind.kubectl(*gone, "clusterqueue", NAME)
-    kind.kubectl(*gone, "resourceflavor", NAME)
-    for priority in PRIORITIES:
-        kind.kubectl(*gone, "workloadpriorityclass,priorityclass", priority)
-    kind.kubectl(*gone, "nodes", "--selector", LABEL)
+    nodes = [name(each) for each in kind.api.get(NODES, selector=LABEL)]
+    named = [(NAMESPACES, [NAME]), (CLUSTER_QUEUES, [NAME]), (FLAVORS, [NAME])]
+    named += [(kind_, list(PRIORITIES)) for kind_ in (WORKLOAD_PRIORITIES, PRIORITY_CLASSES)]
+    for resource, names in [*named, (NODES, nodes)]:
+        for each in names:
+            kind.api.delete(resource, each)
+        gone(kind.api, resource, names=names, timeout_s=600)
 
 
-def _ready(kind: Kind) -> int:
-    return sum(ready(each) for each in kind.get("nodes", "--selector", LABEL))
+def _missing(seen: View, count: int) -> str:
+    there = sum(ready(each) for each in seen.of(NODES))
+    return "" if there == count else f"{there} are ready"
 
 
 @contextmanager

@@ -10,23 +10,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from infra.base.errors import Failure
 from infra.base.process import output
 from infra.base.progress import Step
 from infra.base.wait import until
 from infra.bench.cluster import ABOVE_IMPORT_S, REPEATS, SECOND_GOAL_S, Start, between, split, steps
 from infra.bench.figure import Figure, Result, phases_line
-from infra.bench.watch import PODS, WORKLOADS, Event, watching
+from infra.bench.watch import Event, watching
 from infra.bench.world import KIND, World
 from infra.host import engine
 from infra.images import kube, programs, stackfolder, targets
 from infra.places.kind import job as jobs
+from infra.places.kind import manifests
 from infra.places.kind.cluster import Kind
 from infra.places.kind.done import Done
 from infra.places.kind.facts import JOB_LABEL, name
+from infra.places.kind.objects import JOBS, NODES, PODS, WORKLOADS
 from infra.places.kind.up import PROGRAMS
+from infra.places.kind.view import gone
 from infra.proof import run as job
 
 READY_GOAL_S, STEP_GOAL_S, DISK_GOAL_GB = 75, 120, 25
@@ -42,7 +43,7 @@ def up(world: World) -> Result:
     said = world.make_kind("cluster-up")
     proved = jobs.run_of(kind, Done.load(kind.folder).proved)
     seconds = float(proved.attempts()[0]["first_step_unix"]) - began
-    ready = max(map(_ready_since, kind.get("nodes"))) - began
+    ready = max(map(_ready_since, kind.api.get(NODES))) - began
     took = []
     for _ in range(REPEATS):
         begin = time.perf_counter()
@@ -80,7 +81,7 @@ def run_job(world: World) -> Result:
         f" clock, median of {REPEATS}; apply: until kubectl has ended; admitted, scheduled, running: until a watch"
         " tells so of the job, of its last pod, of its first pod; agent: torchrun's own import and the rendezvous,"
         " which waits for the second pod; the one import: in the image `base` on one core, median of"
-        f" {REPEATS}; pod kill: `kubectl delete pod --grace-period=0 --force` of the worker after step 50 to the next"
+        f" {REPEATS}; pod kill: the worker's pod removed without grace after step 50 to the next"
         f" training step: {phases_line(again.phases)}",
         [
             Figure("kubectl apply to the first training step", start.seconds, "s", *limit),
@@ -171,7 +172,7 @@ def _kill(world: World, kind: Kind) -> Start:
             old = {event.object["metadata"]["uid"] for event in pods.events()}
             began = time.time()
             victim = f"{run.id}-worker-0"
-            kind.kubectl("delete", "pod", victim, "--namespace", where, "--grace-period=0", "--force")
+            kind.api.delete(PODS, victim, where, grace_s=0)
             attempt = _attempt(run, 1)
             new = [event for event in pods.events() if event.object["metadata"]["uid"] not in old]
             marks = {"new pods": first(new, lambda event: True), "running": min(first_of_each(new, _runs))}
@@ -227,7 +228,8 @@ _numbers = iter(range(1, 1000))
 def _manifest(world: World, kind: Kind, *options: str) -> tuple[job.Run, Path]:
     """The default job under a name of its own, with options for the program."""
     called = f"bench-{next(_numbers)}"
-    data = json.loads(json.dumps(YAML(typ="safe").load((world.checkout / jobs.DEFAULT).read_text())))
+    (data,) = manifests.read(world.checkout / jobs.DEFAULT, jobs.DEFAULT)
+    data = json.loads(json.dumps(data))  # without anchors, so that a change is made once for each
     data["metadata"]["name"] = called
     for replica in data["spec"]["pytorchReplicaSpecs"].values():
         (container,) = replica["template"]["spec"]["containers"]
@@ -241,13 +243,13 @@ def _manifest(world: World, kind: Kind, *options: str) -> tuple[job.Run, Path]:
 @contextmanager
 def _removed(kind: Kind, run: job.Run) -> Iterator[None]:
     """The job is removed at the end, and its pods are gone, so that the next one does not wait for them."""
-    where = ("--namespace", jobs.namespace(kind))
+    where = jobs.namespace(kind)
     try:
         yield
     finally:
-        kind.kubectl("delete", "pytorchjob", run.id, *where, "--ignore-not-found", "--wait")
-        pods = ("pods", *where, "--selector", f"{JOB_LABEL}={run.id}")
-        until("the end of its pods", lambda: not kind.get(*pods), 120)
+        kind.api.delete(JOBS, run.id, where)
+        gone(kind.api, JOBS, where, names=[run.id], timeout_s=120)
+        gone(kind.api, PODS, where, selector=f"{JOB_LABEL}={run.id}", timeout_s=120)
 
 
 def _attempt(run: job.Run, number: int) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from infra.base.progress import Step
 from infra.base.wait import until
 from infra.bench import fake
 from infra.bench.figure import Figure, Result
-from infra.bench.watch import PODS, WORKLOADS, Event, watching
+from infra.bench.watch import Event, watching
 from infra.bench.world import World
 from infra.places.kind.cluster import Kind
 from infra.places.kind.facts import JOB_LABEL
+from infra.places.kind.objects import PODS, WORKLOADS
 
 SIZES = ((100, 50), (1000, 500))  # nodes and jobs: each job takes two nodes, so that all of them are taken
 EVERY_S = 5  # between two looks at memory; the kubelet itself looks every 10 s
@@ -76,9 +77,9 @@ def scale(world: World, sizes: Sequence[tuple[int, int]] = SIZES) -> Result:
         "kubernetes-scale",
         "the lab's cluster, with nodes beside its own that kwok plays, ready at once, and their pods running at once;"
         " PyTorchJobs (k8s/pytorchjob.yaml) of two pods with eight GPUs each, of three priorities by turns, in one"
-        " queue that may use nothing until all are there, and then everything; accepted: by `kubectl create`, of all"
-        " of them, for each; admitted: from when the queue may use everything to the last one, for each; running: the"
-        " same, to the last of all pods; memory: the most that the container worked with, by its kubelet, every"
+        " queue that may use nothing until all are there, and then everything; accepted: created one after another, of"
+        " all of them, for each; admitted: from when the queue may use everything to the last one, for each; running:"
+        " the same, to the last of all pods; memory: the most that the container worked with, by its kubelet, every"
         f" {EVERY_S} s, and before the nodes came; the limit of a time is that of the smaller size; order of admission"
         " was by priority, then by time, and no job had a pod that was not admitted whole; control plane, operators,"
         " kwok and the bench share this machine's cores",
@@ -120,7 +121,7 @@ def measure(kind: Kind, nodes: int, jobs: int, this: Step) -> Run:
     ):
         this.doing(f"{jobs} jobs")
         begin = time.perf_counter()
-        fake.create(kind, fake.jobs(0, jobs), "jobs")
+        fake.create(kind, fake.jobs(0, jobs))
         accepted = time.perf_counter() - begin
         until(f"{jobs} jobs in the queue", lambda: len(admissions(workloads.events())) == jobs, 600)
         this.doing("admission")
@@ -228,7 +229,7 @@ def _memory(kind: Kind) -> Iterator[Memory]:
 
 def works_with(kind: Kind) -> dict[str, float]:
     """MiB of memory that each container of WATCHED works with, as the kubelet of the control plane counts it."""
-    said = kind.kubectl("get", "--raw", f"/api/v1/nodes/{kind.control_plane}/proxy/stats/summary")
+    said = kind.api.raw(f"/api/v1/nodes/{kind.control_plane}/proxy/stats/summary")
     return {
         container["name"]: container["memory"]["workingSetBytes"] / 2**20
         for pod in json.loads(said)["pods"]

@@ -3,20 +3,15 @@
 The API server's own times are whole seconds. A watch tells of every change within milliseconds.
 """
 
-import json
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from infra.base.process import start
-from infra.places.kind.cluster import Kind, kubectl
-
-WORKLOADS = "/apis/kueue.x-k8s.io/v1beta1/namespaces/{}/workloads"
-PODS = "/api/v1/namespaces/{}/pods"
+from infra.base.errors import Failure
+from infra.places.kind.cluster import Kind
+from infra.places.kind.objects import Object, Resource
 
 
 @dataclass(frozen=True)
@@ -25,43 +20,47 @@ class Event:
 
     heard: float
     what: str
-    object: dict[str, Any]
+    object: Object
 
 
 class Watch:
     """Events of one kind in one namespace, from when the watch began."""
 
     def __init__(self) -> None:
-        self._lines: list[tuple[float, str]] = []
-        self._read: list[Event] = []
+        self._heard: list[Event] = []
+        self.ended: Failure | None = None
 
-    def hear(self, line: str) -> None:
-        self._lines.append((time.time(), line))
+    def hear(self, what: str, each: Object) -> None:
+        self._heard.append(Event(time.time(), what, each))
 
     def events(self) -> list[Event]:
-        """All events so far."""
-        for heard, line in self._lines[len(self._read) :]:
-            event = json.loads(line)
-            self._read.append(Event(heard, event["type"], event["object"]))
-        return self._read
+        """All events so far. Raises what has ended the watch, which would have missed the next one."""
+        if self.ended:
+            raise self.ended
+        return self._heard[:]
 
 
 @contextmanager
-def watching(kind: Kind, path: str, namespace: str) -> Iterator[Watch]:
+def watching(kind: Kind, what: Resource, namespace: str) -> Iterator[Watch]:
     """Watch for as long as the block takes; what is there already comes first, as ADDED."""
-    words = [str(kubectl()), "get", "--raw", f"{path.format(namespace)}?watch=true"]
-    watch = Watch()
-    with start(words, env=kind.environment, stdout=subprocess.PIPE, text=True) as process:
+    watch, request, done = Watch(), kind.api.watch(), threading.Event()
+    there, since = kind.api.listed(what, namespace)
+    for each in there:
+        watch.hear("ADDED", each)
 
-        def listen() -> None:
-            assert process.stdout
-            for line in process.stdout:
-                watch.hear(line)
-
-        thread = threading.Thread(target=listen, daemon=True)
-        thread.start()
+    def listen(since: str) -> None:
         try:
-            yield watch
-        finally:
-            process.terminate()
-            thread.join()
+            while not done.is_set():
+                for change, each in kind.api.changes(what, since, namespace=namespace, watch=request):
+                    since = each["metadata"]["resourceVersion"]
+                    if change != "BOOKMARK":
+                        watch.hear(change, each)
+        except Failure as failure:
+            watch.ended = None if done.is_set() else failure
+
+    threading.Thread(target=listen, args=(since,), daemon=True).start()
+    try:
+        yield watch
+    finally:
+        done.set()
+        request.stop()

@@ -46,10 +46,11 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     runs: Path = CHECKOUT / "runs"  # of the checkout that it was submitted from
     since: float = 0  # Unix time; steps before it are an earlier run's, whose folder has the same name
+    called: str = ""  # its run folder, where that is not named after the job
 
     @property
     def folder(self) -> Path:
-        return self.runs / self.id
+        return self.runs / (self.called or self.id)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every training step so far; a line that is being written is left for the next look."""
@@ -92,17 +93,25 @@ def follow(nodes: Nodes, run: Run, step: Step | None = None, *, timeout_s: float
     return watch(lambda: refresh(nodes, run), run, step, timeout_s=timeout_s)
 
 
-def watch(look: Callable[[], None], run: Run, step: Step | None = None, *, timeout_s: float = 1800) -> Run:
+def watch(
+    look: Callable[[], None],
+    run: Run,
+    step: Step | None = None,
+    *,
+    timeout_s: float = 1800,
+    every_s: float = 3,
+    nearly_s: float = 0.5,
+) -> Run:
     """Wait for the end of a job and show its steps meanwhile. Raises Failure when it did not complete.
 
-    `look` asks the scheduler for the job's state, which is done every few seconds; the run folder is read
-    often, because that costs nothing.
+    `look` asks the scheduler for the job's state, which is done every few seconds, and more often once the job has
+    written its summary; the run folder is read often, because that costs nothing.
     """
     deadline = time.monotonic() + timeout_s
     asked = 0.0
     while True:
         written = (run.folder / "summary.json").exists()
-        if time.monotonic() - asked > (0.5 if written else 3):
+        if time.monotonic() - asked > (nearly_s if written else every_s):
             asked = time.monotonic()
             look()
             if run.state not in UNFINISHED:

@@ -8,13 +8,12 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from ruamel.yaml import YAML
 
 from infra.base.paths import CHECKOUT
 from infra.base.process import output
@@ -23,9 +22,11 @@ from infra.bench import trial
 from infra.bench.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
 from infra.images import targets
 from infra.model.load import load_cluster
-from infra.places.kind import facts
+from infra.places.kind import facts, manifests
 from infra.places.kind import job as jobs
 from infra.places.kind.cluster import Kind
+from infra.places.kind.objects import JOBS, PODS
+from infra.places.kind.view import View, gone
 from infra.proof import run as job
 from tests.training import STEPS, TRAIN, History, history
 
@@ -42,6 +43,7 @@ class Trial:
     file: Path
     env: dict[str, str]
     first: subprocess.CompletedProcess[str]
+    kept: set[str] = field(default_factory=set)  # jobs that several tests look at
 
     def make(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -68,7 +70,7 @@ class Trial:
         like: str = jobs.DEFAULT,
     ) -> Path:
         """The manifest `like` under another name, with more options for the program and one change."""
-        (data,) = YAML(typ="safe").load_all((CHECKOUT / like).read_text())
+        (data,) = manifests.read(CHECKOUT / like, like)
         data = json.loads(json.dumps(data))  # without anchors, so that a change is made once for each
         data["metadata"]["name"] = name
         for replica in data["spec"]["pytorchReplicaSpecs"].values():
@@ -119,16 +121,27 @@ class Trial:
         return found
 
     def pods(self, name: str) -> list[dict[str, Any]]:
-        return self.kind.get("pods", "--namespace", TEAM, "--selector", f"{facts.JOB_LABEL}={name}")
+        return self.kind.api.get(PODS, namespace=TEAM, selector=f"{facts.JOB_LABEL}={name}")
 
     def placed(self, name: str) -> list[dict[str, Any]]:
         """The two pods of a job once each has a node; later the worker's goes when the master is done."""
-        until(
-            "nodes for two pods",
-            lambda: sum("nodeName" in each["spec"] for each in self.pods(name)) == 2,
-            timeout_s=120,
-        )
-        return self.pods(name)
+        with View(self.kind.api, PODS, namespace=TEAM, selector=f"{facts.JOB_LABEL}={name}") as seen:
+            found: list[dict[str, Any]] = []
+
+            def waits() -> str:
+                found[:] = [each for each in seen.of(PODS) if "nodeName" in each["spec"]]
+                return "" if len(found) == 2 else f"{len(found)} of two pods"
+
+            seen.until(waits, 120, what="nodes for two pods")
+        return found
+
+    def remove(self) -> None:
+        """Remove every job but those that are kept."""
+        here = [each for each in self.kind.api.get(JOBS) if facts.name(each) not in self.kept]
+        for each in here:
+            self.kind.api.delete(JOBS, facts.name(each), each["metadata"]["namespace"])
+        if here:
+            gone(self.kind.api, JOBS, names={facts.name(each) for each in here}, timeout_s=120)
 
 
 def docker(*words: str) -> str:
@@ -174,7 +187,7 @@ def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "kind" in request.fixturenames and request.path.name not in LAST:
         running: Trial = request.getfixturevalue("kind")
-        running.ok("kubectl delete pytorchjobs --all --all-namespaces --wait --timeout=120s")
+        running.remove()
 
 
 @pytest.fixture(scope="session")

@@ -8,15 +8,6 @@ from tests.training import STEPS, TRAIN, History, at_step, history
 TESTED = {"real": ["Kubernetes", "training on two nodes"]}
 
 
-def test_a_deleted_pod_costs_no_step(kind: Trial, reference: History) -> None:
-    run = kind.apply("deleted", *TRAIN)
-    until("step 25", at_step(run, 25))
-    kind.ok(f"kubectl -n {TEAM} delete pod deleted-worker-0 --wait=false")
-    kind.finish(run)
-    assert history(run) == reference
-    assert run.summary["resumed_from"] >= 20  # it was warned, or has the checkpoint of step 20
-
-
 @pytest.mark.more
 def test_a_killed_pod_costs_no_step(kind: Trial, reference: History) -> None:
     run = kind.apply("killed", *TRAIN)
@@ -27,14 +18,21 @@ def test_a_killed_pod_costs_no_step(kind: Trial, reference: History) -> None:
     assert run.summary["resumed_from"] >= 20
 
 
-def test_a_job_waits_for_a_killed_node_and_says_which(kind: Trial, reference: History) -> None:
-    run = kind.apply("waits", *TRAIN)
-    until("step 25", at_step(run, 25))
-    (pod,) = [each for each in kind.pods("waits") if each["metadata"]["name"] == "waits-worker-0"]
+def test_a_deleted_pod_and_a_killed_node_cost_no_step_and_the_node_is_named(
+    kind: Trial, reference: History
+) -> None:
+    """One job meets both, one after the other."""
+    run = kind.apply("lives", *TRAIN)
+    until("step 15", at_step(run, 15), every_s=0.1)
+    kind.ok(f"kubectl -n {TEAM} delete pod lives-worker-0 --wait=false")
+    until("another start", lambda: len(run.attempts()) == 2, every_s=0.1)
+    assert run.attempts()[1]["resumed_from"] >= 10  # it was warned, or has the checkpoint of step 10
+    until("step 30", at_step(run, 30), every_s=0.1)
+    (pod,) = [each for each in kind.pods("lives") if each["metadata"]["name"] == "lives-worker-0"]
     container = pod["spec"]["nodeName"]
     node = kind.kind.called(container)
     docker("kill", container)
-    until("the reason", lambda: f"node {node} is not ready" in kind.waits("waits"), timeout_s=120)
+    until("the reason", lambda: f"node {node} is not ready" in kind.waits("lives"), timeout_s=120)
     status = kind.sh("make status")
     assert status.returncode != 0, "a node is not well"
     assert f"node {node} is not ready" in status.stdout
@@ -44,14 +42,21 @@ def test_a_job_waits_for_a_killed_node_and_says_which(kind: Trial, reference: Hi
     assert history(run) == reference
 
 
-def test_operator_and_control_plane_restart_in_the_middle(kind: Trial, reference: History) -> None:
+def test_the_losses_are_those_of_two_plain_processes_while_operator_and_control_plane_restart(
+    kind: Trial, reference: History
+) -> None:
     run = kind.apply("restarts", *TRAIN)
+    pods = kind.placed("restarts")
+    assert len({each["spec"]["nodeName"] for each in pods}) == 2
+    for each in pods:
+        assert each["spec"]["securityContext"]["runAsNonRoot"]
+        assert each["spec"]["automountServiceAccountToken"] is False
     until("step 5", at_step(run, 5))
     kind.ok("kubectl -n kubeflow rollout restart deployment")
     kind.ok("kubectl -n kueue-system rollout restart deployment")
     docker("restart", kind.kind.control_plane)
     kind.finish(run)
-    assert history(run) == reference
+    assert history(run) == reference  # bit for bit: JSON keeps every digit of a float
     assert run.summary["restarts"] == 0, "pods have gone on meanwhile"
     kind.ok("kubectl -n kubeflow rollout status deployment --timeout=120s")
     kind.ok("kubectl -n kueue-system rollout status deployment --timeout=120s")

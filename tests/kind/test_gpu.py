@@ -16,7 +16,7 @@ TESTED = {"text": ["Kubernetes"]}
 REGISTRY = "registry.example.org/slipway"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def manifests(kind: Trial) -> Iterator[Path]:
     """build/<cluster>/kubernetes of a cluster that someone else has made."""
     file = CHECKOUT / "build/testgpu.yaml"

@@ -1,11 +1,10 @@
 """Kubernetes: jobs are admitted whole or not at all; a job of higher priority takes the place of a lower one."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from infra.places.kind import job as jobs
+from infra.places.kind.objects import WORKLOADS
 from tests.kind.conftest import TEAM, Trial, until
 from tests.training import TRAIN, at_step
 
@@ -13,45 +12,17 @@ TESTED = {"real": ["Kubernetes"]}
 SHORT = ("--train.steps=20", "--run.validate=64")
 
 
-def test_of_two_jobs_that_do_not_fit_together_one_waits_whole(kind: Trial) -> None:
-    first = kind.apply("first", *SHORT, change=half_and_more)
-    second = kind.apply("second", *SHORT, change=half_and_more)
-    until("one to start", lambda: {kind.look(name).state for name in ("first", "second")} >= {"RUNNING"})
-    (waiting,) = [run for run in (first, second) if kind.look(run.id).state != "RUNNING"]
-    (running,) = [run for run in (first, second) if run.id != waiting.id]
-    until("the reason", lambda: kind.waits(waiting.id).startswith("quota: "))
-    assert any(each["job"] == waiting.id for each in jobs_waiting(kind))
-    looked = 0
-    while True:
-        pods = kind.pods(waiting.id)
-        if (
-            kind.look(running.id).state != "RUNNING"
-        ):  # asked after the pods were: they may be there since then
-            break
-        assert pods == [], "none of its pods is there while it waits"
-        looked += 1
-        time.sleep(1)
-    assert looked > 3
-    kind.finish(running)
-    kind.finish(waiting)
-
-
 def half_and_more(data: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
     """More than half of the cluster's simulated GPUs, whatever this machine's cores are."""
-    _gpus(data, "5")
+    gpus(data, "5")
 
 
-def _gpus(data: dict[str, dict[str, dict[str, dict[str, object]]]], each: str) -> None:
+def gpus(data: dict[str, dict[str, dict[str, dict[str, object]]]], each: str) -> None:
+    """So many for each of the two pods."""
     for replica in data["spec"]["pytorchReplicaSpecs"].values():
         container = replica["template"]["spec"]["containers"][0]  # type: ignore[index]
         for limits in container["resources"].values():
             limits["nvidia.com/gpu"] = each
-
-
-def jobs_waiting(kind: Trial) -> list[dict[str, str]]:
-    from infra.places.kind.facts import waiting_workloads
-
-    return waiting_workloads(jobs.world(kind.kind))
 
 
 def test_a_job_of_higher_priority_goes_first_and_the_other_goes_on_after_it(kind: Trial) -> None:
@@ -71,22 +42,6 @@ def test_a_job_of_higher_priority_goes_first_and_the_other_goes_on_after_it(kind
     kind.finish(lower)
     assert lower.summary["resumed_from"] >= 20
     assert lower.summary["step"] == lower.summary["steps"]
-
-
-def test_a_team_borrows_what_another_leaves_idle(kind: Trial) -> None:
-    """research has 15 of the 16 GPUs; a job that takes all of them has one of trial's."""
-
-    def everything(data: dict[str, dict[str, dict[str, dict[str, object]]]]) -> None:
-        _gpus(data, "8")
-
-    run = kind.apply("borrows", *SHORT, change=everything)
-    until("the job to be let in", lambda: kind.look("borrows").state == "RUNNING")
-    borrowed = kind.ok(
-        "kubectl get clusterqueue research -o "
-        "jsonpath='{.status.flavorsReservation[*].resources[?(@.name==\"nvidia.com/gpu\")].borrowed}'"
-    )
-    assert borrowed == "1"
-    kind.finish(run)
 
 
 def test_a_pod_larger_than_any_node_is_refused_at_once_with_the_limit(kind: Trial) -> None:
@@ -130,7 +85,7 @@ def test_a_job_whose_pods_never_start_gives_its_share_back(kind: Trial, impatien
     behind = kind.apply("behind", *SHORT, change=half_and_more)
     until("the other to wait", lambda: kind.waits("behind").startswith("quota: "), timeout_s=60)
     until("it to have the share", lambda: kind.look("behind").state == "RUNNING", timeout_s=120)
-    workloads = kind.kind.get("workloads.kueue.x-k8s.io", "--namespace", TEAM)
+    workloads = kind.kind.api.get(WORKLOADS, namespace=TEAM)
     (evicted,) = [each for each in workloads if each["metadata"]["ownerReferences"][0]["name"] == "never"]
     reasons = [each["reason"] for each in evicted["status"]["conditions"] if each["type"] == "Evicted"]
     assert reasons == ["PodsReadyTimeout"]

@@ -7,7 +7,8 @@ import pytest
 
 from infra.base.progress import Step
 from infra.bench import fake, scale
-from infra.bench.watch import PODS, WORKLOADS, Event, watching
+from infra.bench.watch import Event, watching
+from infra.places.kind.objects import PODS, WORKLOADS
 from tests.kind.conftest import Trial, until
 
 TESTED = {"real": ["Kubernetes"]}
@@ -32,7 +33,7 @@ def test_jobs_are_admitted_by_priority_then_by_time_and_whole(kind: Trial) -> No
 
         fake.allow(here, cluster, OF_A_JOB // 2)
         for first in range(0, JOBS, AT_ONCE):
-            fake.create(here, fake.jobs(first, first + AT_ONCE), "jobs")
+            fake.create(here, fake.jobs(first, first + AT_ONCE))
             wait_for(first + AT_ONCE, scale.admissions)
             time.sleep(1.1)  # what came within one second has no order
         assert scale.admitted(workloads.events()) == []

@@ -66,19 +66,6 @@ def test_env_points_kubectl_at_the_cluster(kind: Trial) -> None:
     assert json.loads(said)["contexts"][0]["context"]["namespace"] == TEAM
 
 
-def test_prometheus_has_kubelets_operators_and_the_jobs_own_figures(kind: Trial) -> None:
-    def up() -> set[str]:
-        found = kind.prometheus("up == 1")
-        return {each["metric"].get("job_name") or each["metric"]["job"] for each in found}
-
-    run = kind.apply("watched", "--train.steps=2000")
-    until(
-        "every target", lambda: up() >= {"kubelet", "containers", "kueue", "pods", "watched"}, timeout_s=180
-    )
-    until("a loss", lambda: kind.prometheus('slipway_train_loss{job_name="watched"} < 6'), timeout_s=120)
-    assert run.metrics()
-
-
 def test_what_was_broken_is_repaired(kind: Trial) -> None:
     worker = list(kind.kind.workers.values())[-1]
     docker("stop", worker)

@@ -80,13 +80,16 @@ def test_pods_run_when_that_is_first_heard() -> None:
     assert scale.running(events(pod("a", "0", "Pending"), pod("a", "0"), pod("a", "0"))) == {"0": 1.0}
 
 
-def test_a_watch_keeps_the_time_of_each_line() -> None:
+def test_a_watch_keeps_the_time_of_each_change_and_says_when_it_broke() -> None:
     watch = Watch()
     for kind in ("ADDED", "DELETED"):
-        watch.hear(json.dumps({"type": kind, "object": {}}) + "\n")
+        watch.hear(kind, {})
         assert watch.events()[-1].what == kind
     first, second = watch.events()
     assert first.heard <= second.heard
+    watch.ended = Failure("gone")
+    with pytest.raises(Failure, match="gone"):
+        watch.events()
 
 
 def test_larger_sizes_stand_beside_the_first_and_memory_beside_its_limit() -> None:

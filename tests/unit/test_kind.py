@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from infra.places.kind import config, facts
-from infra.places.kind.deploy import Stages, available
+from infra.places.kind.deploy import available, stages, undefined
+from infra.places.kind.manifests import built
 
 OURS = """\
 apiVersion: v1
@@ -74,13 +75,21 @@ def test_a_new_kubeconfig_of_ours_replaces_the_old_one() -> None:
 
 
 def test_definitions_and_namespaces_are_applied_before_all_else() -> None:
-    stages = Stages.of(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n"
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n---\n"
-        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: d}\n"
+    first, rest = stages(
+        built(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n---\n"
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: b\n---\n"
+            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata:\n  name: d\n"
+        )
     )
-    assert ("name: a" in stages.first, "name: d" in stages.first) == (True, True)
-    assert stages.rest == "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n"
+    assert [each.name for each in first] == ["a", "d"]
+    assert [each.name for each in rest] == ["b"]
+
+
+def test_a_definition_is_there_when_the_server_says_so() -> None:
+    established = {"conditions": [{"type": "Established", "status": "True"}]}
+    named = [{"metadata": {"name": "a"}, "status": established}, {"metadata": {"name": "b"}}]
+    assert undefined(named) == ["b"]
 
 
 @pytest.mark.parametrize(

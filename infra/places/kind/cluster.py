@@ -1,11 +1,11 @@
-"""The kind cluster of one cluster file: its names, its containers, and kubectl on it."""
+"""The kind cluster of one cluster file: its names, its containers, its API server."""
 
 import json
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.base import paths, process
 from infra.base.errors import Failure
@@ -13,6 +13,9 @@ from infra.base.progress import Step
 from infra.host import engine
 from infra.images import programs
 from infra.model.cluster import Cluster
+
+if TYPE_CHECKING:
+    from infra.places.kind.api import Api
 
 LABEL = "io.x-k8s.kind.cluster"  # kind puts it on every container that it makes
 
@@ -101,34 +104,20 @@ class Kind:
     def environment(self) -> dict[str, str]:
         return {"KUBECONFIG": str(self.kubeconfig)}
 
-    def apply(self, text: str) -> str:
-        """Apply manifests, and say what changed. Raises Failure with every line of kubectl's error.
+    @property
+    def api(self) -> "Api":
+        """Its API server. Raises Unanswered when there is no kubeconfig to reach it by."""
+        from infra.places.kind.api import connect  # here: it takes longer than all else, and `env` needs none
 
-        Fields that another has set meanwhile are taken back: the files are what the cluster should be.
-        """
-        words = [str(kubectl()), "apply", "--server-side", "--force-conflicts", "--field-manager=slipway"]
-        return self._stdin([*words, "--filename=-"], text)
-
-    def _stdin(self, words: list[str], text: str) -> str:
-        done = process.run(words, input=text, env=self.environment, capture_output=True, text=True)
-        if done.returncode:
-            raise Failure(done.stderr.strip() or f"kubectl failed ({done.returncode})")
-        return str(done.stdout)
-
-    def get(self, *words: str) -> list[dict[str, Any]]:
-        """The objects that `kubectl get WORDS` finds."""
-        items: list[dict[str, Any]] = json.loads(self.kubectl("get", *words, "--output=json"))["items"]
-        return items
+        return connect(self.kubeconfig)
 
     def answers(self) -> bool:
         """Whether the API server says that it is ready."""
-        words = [str(kubectl()), "get", "--raw=/readyz", "--request-timeout=5s"]
-        done = process.run(words, env=self.environment, capture_output=True)
-        return done.returncode == 0
+        return self.kubeconfig.is_file() and self.api.ready()
 
     def require_up(self) -> None:
         """Raise Failure unless the API server answers."""
-        if self.kubeconfig.is_file() and self.containers() and self.answers():
+        if self.containers() and self.answers():
             return
         raise Failure(
             f"cluster '{self.cluster.name}' is not up; run: make cluster-up CLUSTER={self.cluster.file}"

@@ -46,6 +46,13 @@ def undo(kind: Kind) -> bool:
     return True
 
 
+def set_namespace(file: Path, namespace: str) -> None:
+    """Where kubectl looks when no namespace is named."""
+    data = _yaml().load(file.read_text())
+    data["contexts"][0]["context"]["namespace"] = namespace
+    _write(file, _text(data))
+
+
 def merged(text: str, ours: str) -> str:
     """`text`, a kubeconfig, with the entries of `ours`, whose earlier versions are replaced."""
     new = _yaml().load(ours)

@@ -4,44 +4,33 @@ Namespaces and definitions of resources, then operators and all else, then what 
 queues. Applying it again changes nothing.
 """
 
-import re
+import contextlib
 import shutil
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from infra.base.errors import Failure
 from infra.base.progress import Step
+from infra.base.wait import settled
 from infra.images import programs
 from infra.places.kind.cluster import Kind
-from infra.places.kind.facts import name, stuck
+from infra.places.kind.facts import holds, name, stuck
+from infra.places.kind.manifests import Manifest, built
+from infra.places.kind.objects import (
+    DAEMON_SETS,
+    DEFINITIONS,
+    DEPLOYMENTS,
+    PODS,
+    NotYet,
+    Object,
+    Refused,
+    Unanswered,
+)
+from infra.places.kind.view import View
 
 TIMEOUT_S = 300  # for everything to be available; 30 s here when images are on the nodes
 FIRST = ("CustomResourceDefinition", "Namespace", "PriorityClass")
 UPSTREAM = ("training-operator", "kueue")  # programs whose modules have manifests that ours build on
-
-
-@dataclass(frozen=True)
-class Stages:
-    """Manifests in the order in which they can be applied."""
-
-    first: str
-    rest: str
-
-    @classmethod
-    def of(cls, text: str) -> "Stages":
-        """From what kustomize prints: documents with a line `---` between them."""
-        documents = [part for part in re.split(r"^---\n", text, flags=re.MULTILINE) if part.strip()]
-        first = [part for part in documents if _kind(part) in FIRST]
-        rest = [part for part in documents if _kind(part) not in FIRST]
-        return cls("---\n".join(first), "---\n".join(rest))
-
-
-def _kind(document: str) -> str:
-    found = re.search(r"^kind: *(\S+)", document, re.MULTILINE)
-    return found[1] if found else ""
+WEBHOOKS_S = 90  # a webhook answers some seconds after its operator is available
 
 
 def deploy(kind: Kind, this: Step) -> list[str]:
@@ -51,19 +40,32 @@ def deploy(kind: Kind, this: Step) -> list[str]:
     """
     this.doing("namespaces and resource definitions")
     copy_upstream(kind.manifests)
-    stages = Stages.of(_built(kind, kind.manifests))
-    kind.apply(stages.first)
-    kind.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+    first, rest = stages(_built(kind, kind.manifests))
+    kind.api.apply(first)
+    with View(kind.api, DEFINITIONS) as seen:
+        seen.until(lambda: ", ".join(undefined(seen.of(DEFINITIONS))), 60, what="definitions")
     this.doing("operators")
-    _until(lambda: kind.apply(stages.rest), "applying k8s/")
+    _apply(kind, rest, "k8s/")
     wait_available(kind, this)
     this.doing("queues")
-    queues = _built(kind, kind.manifests / "queues")
-    _until(lambda: kind.apply(queues), "applying queues")
+    _apply(kind, _built(kind, kind.manifests / "queues"), "queues")
     deployed = workloads(kind)
     shown = [name(each) for each in deployed if each["kind"] == "Deployment" and name(each) != "coredns"]
     this.did(" · ".join(shown))
     return [_full(each) for each in deployed]
+
+
+def stages(manifests: list[Manifest]) -> tuple[list[Manifest], list[Manifest]]:
+    """What others need to be applied, and those."""
+    return (
+        [each for each in manifests if each.resource.name in FIRST],
+        [each for each in manifests if each.resource.name not in FIRST],
+    )
+
+
+def undefined(definitions: list[Object]) -> list[str]:
+    """Those of which the API server does not serve objects yet."""
+    return [name(each) for each in definitions if not holds(each, "Established")]
 
 
 def missing(kind: Kind, services: list[str]) -> list[str]:
@@ -72,12 +74,12 @@ def missing(kind: Kind, services: list[str]) -> list[str]:
     return [service for service in services if service not in there]
 
 
-def _full(each: dict[str, Any]) -> str:
+def _full(each: Object) -> str:
     return f"{each['kind']} {each['metadata']['namespace']}/{name(each)}"
 
 
-def _built(kind: Kind, folder: Path) -> str:
-    return kind.kubectl("kustomize", folder, "--load-restrictor=LoadRestrictionsNone")
+def _built(kind: Kind, folder: Path) -> list[Manifest]:
+    return built(kind.kubectl("kustomize", folder, "--load-restrictor=LoadRestrictionsNone"))
 
 
 def copy_upstream(manifests: Path) -> None:
@@ -92,40 +94,45 @@ def copy_upstream(manifests: Path) -> None:
             shutil.copytree(source, target, dirs_exist_ok=True)
 
 
-def _until(apply: Callable[[], object], what: str, timeout_s: float = 90) -> None:
-    """Apply until it is taken: a webhook answers some seconds after its operator is available."""
-    deadline = time.monotonic() + timeout_s
-    while True:
+def _apply(kind: Kind, manifests: list[Manifest], what: str) -> None:
+    """Apply, again while webhooks and definitions are not there yet. Raises Failure."""
+
+    def applied() -> str:
         try:
-            apply()
-            return
-        except Failure as failure:
-            passing = ("failed calling webhook", "connection refused", "no matches for kind", "EOF")
-            if time.monotonic() > deadline or not any(word in str(failure) for word in passing):
-                raise Failure(f"{what}: {failure}") from None
-        time.sleep(1)
+            kind.api.apply(manifests)
+        except (NotYet, Unanswered) as failure:
+            return str(failure)
+        except Refused as refused:
+            raise Failure(f"applying {what}: {refused}") from None
+        return ""
+
+    settled(applied, WEBHOOKS_S, late=lambda failure: f"applying {what}: {failure}")
 
 
 def wait_available(kind: Kind, this: Step) -> None:
     """Wait until every deployment and daemon set is. Raises Failure that names those that are not, and why."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        waiting = [each for each in workloads(kind) if not available(each)]
-        if not waiting:
-            return
-        names = ", ".join(name(each) for each in waiting)
-        this.doing(f"waiting for {names}")
-        if time.monotonic() > deadline:
-            raise Failure(f"not available after {TIMEOUT_S} s: {names}\n{_why(kind)}")
-        time.sleep(0.5)
+    with View(kind.api, DEPLOYMENTS, DAEMON_SETS, PODS) as seen:
+
+        def waiting() -> str:
+            services = [*seen.of(DEPLOYMENTS), *seen.of(DAEMON_SETS)]
+            return ", ".join(name(each) for each in services if not available(each))
+
+        try:
+            seen.until(waiting, TIMEOUT_S, what="services", step=this)
+        except Failure as failure:
+            why: list[str] = []
+            with contextlib.suppress(Failure):
+                pods = [pod for pod in seen.of(PODS) if pod["status"]["phase"] != "Succeeded"]
+                why = [f"  {text}" for pod in pods if (text := stuck(pod))]
+            raise Failure("\n".join([str(failure), *why])) from None
 
 
-def workloads(kind: Kind) -> list[dict[str, Any]]:
+def workloads(kind: Kind) -> list[Object]:
     """Every deployment and daemon set."""
-    return kind.get("deployments,daemonsets", "--all-namespaces")
+    return [*kind.api.get(DEPLOYMENTS), *kind.api.get(DAEMON_SETS)]
 
 
-def available(each: dict[str, Any]) -> bool:
+def available(each: Object) -> bool:
     """Whether as many pods of its newest version run as it wants."""
     status, wanted = each.get("status", {}), each["spec"].get("replicas", 1)
     if status.get("observedGeneration", 0) < each["metadata"]["generation"]:
@@ -136,9 +143,3 @@ def available(each: dict[str, Any]) -> bool:
     else:
         ready, newest = status.get("availableReplicas", 0), status.get("updatedReplicas", 0)
     return bool(ready >= wanted and newest >= wanted)
-
-
-def _why(kind: Kind) -> str:
-    """A line for each pod of the system that does not run."""
-    pods = [pod for pod in kind.get("pods", "--all-namespaces") if pod["status"]["phase"] != "Succeeded"]
-    return "\n".join(f"  {text}" for pod in pods if (text := stuck(pod)))

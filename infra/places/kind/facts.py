@@ -5,9 +5,10 @@ From objects as the API server gives them; asks nothing itself, so that it is te
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-Object = dict[str, Any]
+from infra.places.kind.objects import Object
+
 JOB_LABEL = "training.kubeflow.org/job-name"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
@@ -36,11 +37,12 @@ class Job:
     created: str
     pods: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()  # Kubernetes' names
+    folder: str = ""  # its run folder
 
 
 @dataclass(frozen=True)
 class World:
-    """What `kubectl get` has found, by kind."""
+    """What the cluster has, by kind."""
 
     nodes: list[Object] = field(default_factory=list)
     pods: list[Object] = field(default_factory=list)
@@ -78,20 +80,35 @@ def _job(job: Object, world: World) -> Job:
         if pod["metadata"]["namespace"] == namespace
         and pod["metadata"].get("labels", {}).get(JOB_LABEL) == name(job)
     ]
-    state = _state(job)
+    now = state(job)
     return Job(
         namespace=namespace,
         name=name(job),
         queue=job["metadata"].get("labels", {}).get(QUEUE_LABEL, ""),
-        state=state,
-        waits=_failed(job) if state == "FAILED" else "" if state == "COMPLETED" else _waits(job, pods, world),
+        state=now,
+        waits=_failed(job) if now == "FAILED" else "" if now == "COMPLETED" else _waits(job, pods, world),
         created=job["metadata"]["creationTimestamp"],
         pods=tuple(sorted(name(pod) for pod in pods)),
         nodes=tuple(sorted({pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName")})),
+        folder=folder(job) or name(job),
     )
 
 
-def _state(job: Object) -> str:
+def folder(made: Object) -> str:
+    """The run folder that a job's arguments name: the last part of `--run.folder=runs/NAME`; empty for none.
+
+    One that the kubelet fills in (`$(NAME)`) is known to the pods only.
+    """
+    for replica in made["spec"].get("pytorchReplicaSpecs", {}).values():
+        for container in replica["template"]["spec"]["containers"]:
+            for word in container.get("args") or []:
+                option, _, value = str(word).partition("=")
+                if option == "--run.folder" and "$(" not in value:
+                    return Path(value).name
+    return ""
+
+
+def state(job: Object) -> str:
     """The state of the conditions that hold; an ended job's stays what it was."""
     holds = {
         each["type"] for each in job.get("status", {}).get("conditions") or [] if each["status"] == "True"
@@ -195,11 +212,16 @@ def called(node: Object) -> str:
     return str(node["metadata"].get("labels", {}).get("slipway.dev/node", name(node)))
 
 
-def ready(node: Object) -> bool:
+def holds(thing: Object, condition: str) -> bool:
+    """Whether a condition of an object is true; one that nobody has looked at is not."""
     return any(
-        each["type"] == "Ready" and each["status"] == "True"
-        for each in node.get("status", {}).get("conditions") or []
+        each["type"] == condition and each["status"] == "True"
+        for each in thing.get("status", {}).get("conditions") or []
     )
+
+
+def ready(node: Object) -> bool:
+    return holds(node, "Ready")
 
 
 def _not_ready(node: Object) -> str:

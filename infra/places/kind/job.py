@@ -3,39 +3,97 @@
 import json
 import shutil
 import time
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ruamel.yaml import YAML
 
 from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT
 from infra.base.process import output
+from infra.places.kind import manifests
 from infra.places.kind.cluster import Kind
-from infra.places.kind.facts import Job, World, jobs
+from infra.places.kind.facts import Job, World, folder, jobs, state
+from infra.places.kind.facts import name as name_of
+from infra.places.kind.manifests import Manifest
+from infra.places.kind.objects import (
+    EVENTS,
+    JOBS,
+    NODES,
+    PODS,
+    WORKLOADS,
+    NotYet,
+    Object,
+    Resource,
+    Unanswered,
+    Undefined,
+)
+from infra.places.kind.view import View, gone
 from infra.proof import run as job
 from infra.render.launchers import UID
 
 DEFAULT = "k8s/pytorchjob.yaml"  # what proves a cluster when nothing else is asked for
-ASKED = "nodes,pods,pytorchjobs.kubeflow.org,workloads.kueue.x-k8s.io,events"
+ASKED = (NODES, PODS, JOBS, WORKLOADS, EVENTS)  # what says how a job is
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+KUBECTL = "kubectl"  # in whose name jobs are applied, so that their users go on with `kubectl apply`
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file with one PyTorchJob, and whatever else it has."""
+
+    file: str
+    namespace: str
+    job: Manifest
+    others: list[Manifest]
+
+    @property
+    def _body(self) -> Object:
+        assert isinstance(self.job.body, dict), "read from a file"
+        return self.job.body
+
+    def annotated(self) -> Manifest:
+        """The job with the note that kubectl looks for; the API server fills it in."""
+        body = deepcopy(self._body)
+        body["metadata"]["annotations"] = {**(body["metadata"].get("annotations") or {}), LAST_APPLIED: "{}"}
+        return self.job._replace(body=body)
+
+    def is_that(self, there: Object) -> bool:
+        """Whether a job of the cluster was made from this same text, or from one with a name for each start."""
+        if not self.job.name:
+            return bool(there["metadata"].get("generateName") == self._body["metadata"]["generateName"])
+        noted = json.loads(there["metadata"].get("annotations", {}).get(LAST_APPLIED, "{}"))
+        return _plain(noted, self.namespace) == _plain(self._body, self.namespace)
+
+
+def _plain(each: Object, namespace: str) -> Object:
+    """Without what kubectl adds to what it notes."""
+    metadata = {"namespace": namespace, **each.get("metadata", {})}
+    return {**each, "metadata": {key: value for key, value in metadata.items() if value not in (None, {})}}
 
 
 def world(kind: Kind) -> World:
-    """Nodes, pods, jobs, Kueue's workloads and events of the whole cluster, by one question."""
-    return World.of(kind.get(ASKED, "--all-namespaces"))
+    """Nodes, pods, jobs, Kueue's workloads and events of the whole cluster. Raises Unanswered, NotYet or Refused."""
+    found: list[Object] = []
+    for asked in ASKED:
+        with suppress(Undefined):  # its operator was never deployed, and so there are none
+            found += kind.api.get(asked)
+    return World.of(found)
 
 
-def described(file: Path, kind: Kind) -> tuple[str, str]:
-    """Namespace and name of the PyTorchJob in a file. Raises Mistake when there is none, or more than one."""
-    found: list[dict[str, Any]] = [
-        each
-        for each in YAML(typ="safe").load_all(file.read_text())
-        if isinstance(each, dict) and each.get("kind") == "PyTorchJob"
-    ]
-    if len(found) != 1:
-        raise Mistake(f"{file}: {len(found)} PyTorchJobs; a job file has one")
-    metadata = found[0]["metadata"]
-    return metadata.get("namespace", namespace(kind)), metadata["name"]
+def described(file: Path, kind: Kind) -> Wanted:
+    """What a job file asks for. Raises Mistake when it is none, or has more than one PyTorchJob."""
+    shown = file.relative_to(CHECKOUT) if file.is_relative_to(CHECKOUT) else file
+    found = manifests.read(file, str(shown))
+    there = [each for each in found if Resource.of(each).name == JOBS.name]
+    if len(there) != 1:
+        raise Mistake(f"{shown}: {len(there)} PyTorchJobs; a job file has one")
+    (job,) = there
+    if Resource.of(job) != JOBS:
+        raise Mistake(f"{shown}: apiVersion: {job['apiVersion']} is not {JOBS.version}")
+    others = [Manifest.of(each) for each in found if each is not job]
+    return Wanted(str(shown), job["metadata"].get("namespace") or namespace(kind), Manifest.of(job), others)
 
 
 def namespace(kind: Kind) -> str:
@@ -49,21 +107,40 @@ def find(kind: Kind, where: str, name: str) -> Job | None:
     return found[0] if found else None
 
 
-def start(kind: Kind, file: Path) -> job.Run:
-    """`kubectl apply -f FILE`. A job of that name that waits or runs is followed; one that ended goes first.
+def start(kind: Kind, wanted: Wanted, *, submitted: str = "") -> job.Run:
+    """`kubectl apply -f FILE`, or `create` where the file leaves the name to the API server.
 
-    Raises Failure with the API server's reason when it refuses the job.
+    A job that waits or runs is followed when it is this one, as after a Ctrl-C; one that has ended goes first.
+    `submitted`: what an earlier run has started. Raises Failure with the API server's reason when it refuses the
+    job, or when another job has its name.
     """
-    where, name = described(file, kind)
-    there = find(kind, where, name)
-    if there and there.state not in job.UNFINISHED:
-        kind.kubectl("delete", "pytorchjob", name, "--namespace", where, "--wait")
-        there = None
-    since = time.time()
-    if not there:
-        kind.kubectl("apply", "--filename", file)
-        since = time.time()
-    return run_of(kind, name, since=0 if there else since)
+    api, where, name = kind.api, wanted.namespace, wanted.job.name or submitted
+    there = api.read(JOBS, name, where) if name else None
+    if there:
+        this, now = wanted.is_that(there), state(there)
+        if this and (now in job.UNFINISHED or (name == submitted and now == "COMPLETED")):
+            return _run(kind, there)
+        if now in job.UNFINISHED:
+            raise Failure(
+                f"{wanted.file}: another job {where}/{name} is {now.lower()}: wait for its end, give this one"
+                f" another name, or run: kubectl delete pytorchjob {name} --namespace {where}"
+            )
+        if wanted.job.name:
+            api.delete(JOBS, name, where)
+            gone(api, JOBS, where, names=[name], timeout_s=300)
+    api.apply(wanted.others, namespace=where)
+    if wanted.job.name:
+        (made,) = api.apply([wanted.annotated()], namespace=where, manager=KUBECTL)
+    else:
+        made = api.create(wanted.job, namespace=where)
+    return _run(kind, made, since=time.time())
+
+
+def _run(kind: Kind, made: Object, *, since: float = 0) -> job.Run:
+    """The run of a job of the cluster, whose arguments say which folder it writes."""
+    run = run_of(kind, name_of(made), since=since)
+    run.called = folder(made)
+    return run
 
 
 def run_of(kind: Kind, name: str, *, since: float = 0) -> job.Run:
@@ -73,19 +150,24 @@ def run_of(kind: Kind, name: str, *, since: float = 0) -> job.Run:
 
 def follow(kind: Kind, run: job.Run, where: str, this: Any = None, *, timeout_s: float = 1800) -> job.Run:
     """Wait for the job's end, showing its steps. Raises Failure when it did not complete."""
-    return job.watch(lambda: refresh(kind, run, where), run, this, timeout_s=timeout_s)
+    with View(kind.api, *ASKED) as seen:
+        # asking the view costs nothing, so it is asked at every look
+        return job.watch(
+            lambda: refresh(seen, run, where), run, this, timeout_s=timeout_s, every_s=0, nearly_s=0
+        )
 
 
-def refresh(kind: Kind, run: job.Run, where: str) -> None:
-    """Ask for the job's state and what it waits for. An API server that restarts is asked again later."""
+def refresh(seen: View, run: job.Run, where: str) -> None:
+    """Look at the job's state and at what it waits for. An API server that restarts is waited for."""
     try:
-        found = find(kind, where, run.id)
-    except Failure as failure:
-        run.reason = f"the API server does not answer: {failure}"
+        there = World.of(each for asked in ASKED for each in seen.of(asked))
+    except (Unanswered, NotYet) as failure:
+        run.reason = str(failure)
         return
+    found = [each for each in jobs(there) if (each.namespace, each.name) == (where, run.id)]
     if not found:
         raise Failure(f"job {run.id} is gone from namespace {where}: someone has deleted it")
-    run.state, run.reason = found.state, found.waits
+    run.state, run.reason = found[0].state, found[0].waits
 
 
 def results(kind: Kind, name: str) -> Path:
@@ -99,9 +181,9 @@ def results(kind: Kind, name: str) -> Path:
     if there and there[-1].state in job.UNFINISHED:
         _stream(kind, there[-1])
         there = [each for each in jobs(world(kind)) if each.name == name]
-    source = kind.runs / name
+    source = kind.runs / (there[-1].folder if there else name)
     if not source.is_dir():
-        known = sorted(path.name for path in kind.runs.glob("*/summary.json"))
+        known = sorted(path.parent.name for path in kind.runs.glob("*/summary.json"))
         raise Mistake(
             f"JOB={name}: no run folder of that name; there are {', '.join(known) or 'none'}"
             + (f"\n  the job waits: {there[-1].waits}" if there and there[-1].waits else "")
@@ -130,7 +212,7 @@ def _same(one: Path, other: Path) -> bool:
 def _log(kind: Kind, where: str, pod: str, file: Path) -> None:
     file.parent.mkdir(exist_ok=True)
     try:
-        file.write_text(kind.kubectl("logs", "--namespace", where, pod) + "\n")
+        file.write_text(kind.api.log(pod, where) + "\n")
     except Failure as failure:  # its node is dead, or it has not started
         file.write_text(f"{failure}\n")
 
@@ -139,19 +221,20 @@ def _stream(kind: Kind, there: Job, every_s: float = 1) -> None:
     """Print each step of a running job as it comes, and what the job waits for, until its end."""
     run = run_of(kind, there.name)
     shown, said = 0, ""
-    while True:
-        refresh(kind, run, there.namespace)
-        if run.reason != said:
-            said = run.reason
-            print(f"{run.id}: {said or run.state.lower()}", flush=True)
-        for line in run.metrics():
-            if line["step"] > shown and (line["step"] % 20 == 0 or not shown):
-                print(job.progress(line), flush=True)
-                shown = line["step"]
-        if run.state not in job.UNFINISHED:
-            print(f"{run.id}: {run.state.lower()} {run.reason}".rstrip(), flush=True)
-            return
-        time.sleep(every_s)
+    with View(kind.api, *ASKED) as seen:
+        while True:
+            refresh(seen, run, there.namespace)
+            if run.reason != said:
+                said = run.reason
+                print(f"{run.id}: {said or run.state.lower()}", flush=True)
+            for line in run.metrics():
+                if line["step"] > shown and (line["step"] % 20 == 0 or not shown):
+                    print(job.progress(line), flush=True)
+                    shown = line["step"]
+            if run.state not in job.UNFINISHED:
+                print(f"{run.id}: {run.state.lower()} {run.reason}".rstrip(), flush=True)
+                return
+            seen.wait(every_s)
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT, cache
 from infra.base.process import become, persons, run
 from infra.base.progress import console
-from infra.places.kind import facts
+from infra.places.kind import deploy, facts
 from infra.places.kind import job as jobs
 from infra.places.kind.cluster import Kind, kubectl
 from infra.places.lab.look import JOURNAL
@@ -23,8 +23,8 @@ def collect(kind: Kind) -> dict[str, Any]:
     """Everything that `status` shows, as plain values."""
     try:
         world, why = jobs.world(kind), ""
-    except (Failure, OSError) as failure:
-        world, why = facts.World(), f"the API server does not answer: {failure}"
+    except Failure as failure:
+        world, why = facts.World(), str(failure)
     nodes = {facts.name(node): node for node in world.nodes}
     return {
         "cluster": kind.cluster.name,
@@ -149,7 +149,7 @@ def _pods(kind: Kind, what: str) -> tuple[str, str]:
     for there in facts.jobs(jobs.world(kind)):
         if there.name == what:
             return there.namespace, f"{facts.JOB_LABEL}={what}"
-    owners = kind.get("deployments,daemonsets", "--all-namespaces")
+    owners = deploy.workloads(kind)
     for each in owners:
         if facts.name(each) == what:
             labels = each["spec"]["selector"]["matchLabels"]

@@ -18,12 +18,14 @@ from infra.host import docker
 from infra.images import programs, targets
 from infra.model.cluster import Cluster
 from infra.model.show import headline
-from infra.places.kind import deploy, verify
+from infra.places.kind import config, deploy, verify
 from infra.places.kind import job as jobs
 from infra.places.kind.cluster import Kind, kubectl
 from infra.places.kind.done import Done
 from infra.places.kind.facts import jobs as listed
 from infra.places.kind.facts import name, ready, reason
+from infra.places.kind.objects import NODES, Undefined
+from infra.places.kind.view import View
 from infra.proof import prove
 from infra.proof import run as job
 from infra.render import render, write
@@ -91,7 +93,9 @@ def _nothing_to_do(kind: Kind, manifest: str) -> bool:
     if len(there) != 1 + len(kind.workers) or any(container.state != "running" for container in there):
         return False
     try:
-        return not any(reason(node) for node in kind.get("nodes")) and not deploy.missing(kind, done.services)
+        return not any(reason(node) for node in kind.api.get(NODES)) and not deploy.missing(
+            kind, done.services
+        )
     except Failure:
         return False
 
@@ -113,7 +117,7 @@ def _start(kind: Kind, built: dict[str, str], this: Step) -> Done:
         _keep_running_jobs(kind, done)
         Done().save(kind.folder)
         kind.create(built["kind-node"], this)
-        kind.kubectl("config", "set-context", "--current", "--namespace", jobs.namespace(kind))
+        config.set_namespace(kind.kubeconfig, jobs.namespace(kind))
         done = Done(created=wanted)
         done.save(kind.folder)
         started = [kind.called(container.name) for container in kind.containers()]
@@ -146,11 +150,11 @@ def _restart(kind: Kind) -> list[str]:
 
 def _keep_running_jobs(kind: Kind, done: Done) -> None:
     """Raise Failure when the cluster has to be made anew, and jobs that have not ended would go with it."""
-    if not done.created or not kind.kubeconfig.is_file() or not kind.containers() or not kind.answers():
+    if not done.created or not kind.containers() or not kind.answers():
         return
     try:
         there = [each.name for each in listed(jobs.world(kind)) if each.state in job.UNFINISHED]
-    except Failure:  # its operators are not there yet, and so neither are jobs
+    except Undefined:  # its operators are not there yet, and so neither are jobs
         return
     if there:
         raise Failure(
@@ -161,37 +165,31 @@ def _keep_running_jobs(kind: Kind, done: Done) -> None:
 
 def _wait_ready(kind: Kind, this: Step, *, network: bool) -> None:
     """Wait until every node has joined, and is ready once its pod network was deployed."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        try:
-            nodes = {name(node): node for node in kind.get("nodes")}
-            missing = [
-                worker
+    with View(kind.api, NODES) as seen:
+
+        def missing() -> str:
+            nodes = {name(node): node for node in seen.of(NODES)}
+            return "; ".join(
+                f"{kind.called(worker)}: {reason(nodes[worker]) if worker in nodes else 'has not joined'}"
                 for worker in (kind.control_plane, *kind.workers.values())
                 if worker not in nodes or (network and not ready(nodes[worker]))
-            ]
+            )
+
+        try:
+            seen.until(missing, TIMEOUT_S, what="nodes", step=this)
         except Failure as failure:
-            nodes, missing = {}, [kind.control_plane]
-            why = str(failure)
-        else:
-            why = "; ".join(reason(nodes[worker]) for worker in missing if worker in nodes)
-        if not missing:
-            return
-        names = ", ".join(kind.called(worker) for worker in missing)
-        this.doing(f"waiting for {names}")
-        if time.monotonic() > deadline:
-            node = kind.called(missing[0])
-            raise Failure(f"not ready after {TIMEOUT_S} s: {names}: {why}\n  see: make logs NODE={node}")
-        time.sleep(0.5)
+            raise Failure(
+                f"{failure}\n  see: make logs NODE=control-plane CLUSTER={kind.cluster.file}"
+            ) from None
 
 
 def _prove(kind: Kind, manifest: Path, done: Done, this: Step) -> job.Run:
     """Run the job to its end; that of an earlier run that was interrupted is followed, not repeated."""
-    where, _ = jobs.described(manifest, kind)
-    run = jobs.start(kind, manifest)
+    wanted = jobs.described(manifest, kind)
+    run = jobs.start(kind, wanted, submitted=done.submitted)
     done.submitted = run.id
     done.save(kind.folder)
-    jobs.follow(kind, run, where, this)
+    jobs.follow(kind, run, wanted.namespace, this)
     this.did(prove.trained(run, str(manifest)))
     done.submitted = ""
     return run
