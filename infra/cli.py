@@ -1,9 +1,7 @@
 """`python -m infra`: every verb, with what each needs imported only when it runs."""
 
-import importlib.util
+import importlib
 import sys
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -25,122 +23,10 @@ app = typer.Typer(
 """,
 )
 
-LAB = Path("clusters/lab.yaml")
-ClusterArgument = Annotated[Path, typer.Argument(metavar="CLUSTER", help="A file of clusters/.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-@app.command()
-def check(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="Files of clusters/ or hardware/; all when none.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Say what is wrong in cluster files and machine types; writes nothing.
-
-    Every mistake is one line with file, line, key and what would be right. Exit code 2 when there is one.
-
-    Example: python -m infra check clusters/lab.yaml
-    """
-    from infra.model.check import check as checked
-
-    found = checked(files)
-    _say(found, json, "\n".join(f"{file}: {text}" for file, text in found.items()))
-
-
-@app.command()
-def render(
-    cluster: ClusterArgument = LAB,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder to write to; build/<cluster> when missing.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Write the configuration of a cluster to build/<cluster>/: Slurm, Ansible, Compose, Kubernetes.
-
-    The same input gives the same bytes. Only files that differ are written.
-
-    Example: python -m infra render clusters/lab.yaml
-    """
-    from infra import render as rendering
-    from infra.base import paths
-    from infra.model.load import load_cluster
-
-    found = load_cluster(cluster)
-    files = rendering.render(found)
-    folder = output or paths.build(found.name)
-    changed = rendering.write(files, folder)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    _say(
-        {"cluster": found.name, "folder": str(folder), "files": len(files), "changed": changed},
-        json,
-        f"{found.name}: {len(files)} files in {shown}, {len(changed)} changed"
-        + "".join(f"\n  {name}" for name in changed),
-    )
-
-
-@app.command()
-def show(cluster: ClusterArgument = LAB, json: Json = False) -> None:
-    """Show a cluster: pools with nodes, cores, GPUs, memory, power and price per hour, and their sums.
-
-    Example: python -m infra show clusters/lab.yaml --json
-    """
-    from infra.model import show as showing
-    from infra.model.load import load_cluster
-
-    found = load_cluster(cluster)
-    if json:
-        _say(showing.facts(found), json, "")
-    else:
-        showing.show(found)
-
-
-@app.command()
-def schema(
-    output: Annotated[Path | None, typer.Option(help="Folder to write to; schemas/ when missing.")] = None,
-    json: Json = False,
-) -> None:
-    """Write the JSON Schemas that editors check hardware/, clusters/ and jobs/ with; they are committed.
-
-    Example: python -m infra schema
-    """
-    from infra.base import paths
-    from infra.model.schema import schemas
-
-    folder = output or paths.CHECKOUT / "schemas"
-    folder.mkdir(parents=True, exist_ok=True)
-    changed = []
-    for name, text in schemas().items():
-        path = folder / name
-        if not path.is_file() or path.read_text() != text:
-            path.write_text(text)
-            changed.append(name)
-    _say({"folder": str(folder), "changed": changed}, json, f"schemas: {len(changed)} changed")
-
-
-def _say(data: object, json: bool, text: str) -> None:
-    """Print `data` for machines or `text` for people."""
-    if json:
-        from json import dumps
-
-        typer.echo(dumps(data, indent=2))
-    else:
-        typer.echo(text)
-
-
-def _register() -> None:
-    """Verbs that live in modules of their own; the lab's stand beside check, render and show."""
-    for name in ("host", "images", "bench"):
-        if importlib.util.find_spec(f"infra.commands.{name}"):
-            app.add_typer(importlib.import_module(f"infra.commands.{name}").app, name=name)
-    for name in ("cluster", "hostkeys", "jobs", "kubernetes", "programs"):
-        if importlib.util.find_spec(f"infra.commands.{name}"):
-            module = importlib.import_module(f"infra.commands.{name}")
-            app.registered_commands += module.app.registered_commands
-
-
-_register()
+for name in ("model", "cluster", "hostkeys", "jobs", "kubernetes", "programs"):
+    app.registered_commands += importlib.import_module(f"infra.commands.{name}").app.registered_commands
+for name in ("host", "images", "bench"):  # with verbs below them
+    app.add_typer(importlib.import_module(f"infra.commands.{name}").app, name=name)
 
 
 def main() -> None:
