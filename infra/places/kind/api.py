@@ -87,6 +87,7 @@ class Api:
         self._client.rest_client.pool_manager = urllib3.PoolManager(
             # False: tell of the first failure instead of warning on the screen and trying three times
             retries=False,
+            maxsize=8,  # connections that are kept: a view has one for each kind
             ssl_context=_context(cluster["cluster"], user["user"]),
         )
         self._lock = threading.Lock()
