@@ -154,7 +154,7 @@ class Config:
     def trajectory(self) -> dict[str, Any]:
         """What the weights at a step depend on, as `section.key: value`: a checkpoint of another is foreign.
 
-        Where the data lies is left out; what it is, is known by its own checksum.
+        But for MAY_CHANGE. Where the data lies is left out; what it is, is known by its own checksum.
         """
         return {
             f"{section}.{key}": value
@@ -165,6 +165,11 @@ class Config:
 
 
 OPTIONS = options.table(Config)
+# Of the trajectory: what a run may go on with otherwise than it began. Not `batch` and `seed`, which say when
+# each sample comes: some would come twice and some never.
+MAY_CHANGE = frozenset(
+    f"train.{key}" for key in ("steps", "learning_rate", "warmup", "weight_decay", "clip", "threads")
+)
 to_yaml = options.to_yaml
 
 

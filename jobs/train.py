@@ -76,6 +76,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
         facts={**config.trajectory(), "data": corpus.name},
         ranks=ranks,
         say=run.say,
+        may_change=configuration.MAY_CHANGE,
     )
     step = checkpoints.load(trained)
     votes = Votes(config, ranks, warnings, checkpoints, nodes=len(run.hosts), joules=run.watch.meter.joules)

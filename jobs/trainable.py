@@ -119,6 +119,7 @@ class Trainable:
         """Go on from what `state` returned, once a checkpoint was read into it."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
+        decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         set_state_dict(
             self.model,
             self.optimizer,
@@ -126,6 +127,8 @@ class Trainable:
             optim_state_dict=state["optimizer"],
             options=StateDictOptions(flatten_optimizer_state_dict=True),
         )
+        for group, decay in zip(self.optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay  # the configuration's, not that of the start before
         if "scaler" in state:
             self.scaler.scale, self.scaler.good = state["scaler"]["scale"], state["scaler"]["good"]
 

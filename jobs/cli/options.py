@@ -9,6 +9,8 @@ A tree is a dataclass of such sections, and its options are `--section.key=value
 """
 
 import difflib
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, asdict, field, fields
 from pathlib import Path
@@ -18,6 +20,7 @@ from jobs.cli.errors import Mistake, told
 
 SWITCH = ("true", "false")
 HELP = {"--help", "-h"}
+PLAIN = re.compile(r"[\w./][\w./=@%+,-]*")  # what YAML takes for a word without quotes
 Tree = TypeVar("Tree")
 Word = tuple[str, str, str]  # where it stands, `section.key`, text
 Words = list[Word]
@@ -117,6 +120,18 @@ def to_yaml(config: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
+def flat(text: str) -> dict[str, str]:
+    """What `to_yaml` wrote as `section.key: text`, in order. Without a YAML parser: not every program has one."""
+    found, section = {}, ""
+    for line in text.splitlines():
+        key, _, value = line.strip().partition(": ")
+        if line.startswith(" "):
+            found[f"{section}.{key}"] = json.loads(value) if value.startswith('"') else value
+        else:
+            section = key.removesuffix(":")
+    return found
+
+
 def help_text(kind: type[Any]) -> str:
     lines = ["options, as --section.key=value or in the file given by --config:"]
     for key, each in table(kind).items():
@@ -130,7 +145,15 @@ def _show(value: Any, each: Field[Any]) -> str:
             return str(word)
     if isinstance(value, bool):
         return str(value).lower()
-    return value or "''" if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return value if PLAIN.fullmatch(value) else _quoted(value)
+    return repr(value)
+
+
+def _quoted(text: str) -> str:
+    """In double quotes, as both YAML and JSON read it: neither takes all of the other's escapes."""
+    plain = json.dumps(text, ensure_ascii=False)
+    return re.sub(r"[^\w\x20-\x7e\U00010000-\U0010ffff]", lambda odd: f"\\u{ord(odd[0]):04x}", plain)
 
 
 def _in(key: str, section: str) -> bool:

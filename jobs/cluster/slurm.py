@@ -1,10 +1,12 @@
 """What a job asks Slurm about itself, and of Slurm for itself. Outside Slurm it learns nothing."""
 
+import json
 import os
 import re
 import subprocess
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import dataclass
+from typing import Any
 
 from jobs.cli.errors import Failure
 
@@ -12,59 +14,95 @@ from jobs.cli.errors import Failure
 instead: Callable[[], None] | None = None
 
 
-Fields = dict[str, str]  # of a job, as `scontrol show job` names them
+@dataclass(frozen=True)
+class Job:
+    """A job as Slurm has it now. Times are Unix times in whole seconds, 0 where there is none."""
+
+    state: str  # RUNNING, or CANCELLED+COMPLETING
+    restarts: int
+    submitted: float
+    started: float
+    preempted: float
 
 
-def job() -> Fields:
-    """This job's fields as `scontrol show job` has them; empty outside Slurm or without scontrol."""
-    number = os.environ.get("SLURM_JOB_ID")
-    if not number:
-        return {}
+def number() -> str | None:
+    """This job as Slurm's commands take it: `17`; `17_3` for a task of an array; None outside Slurm.
+
+    The job number of one of its tasks is the array's, and stands for all of them.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID") or None
+
+
+def job() -> Job | None:
+    """This job; None outside Slurm or where scontrol does not answer. Raises Failure when its answer is no JSON."""
+    name = number()
+    if name is None:
+        return None
+    words = ["scontrol", "show", "job", "--json", name]
     try:
-        shown = subprocess.run(
-            ["scontrol", "show", "job", "--oneliner", number],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
+        shown = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return dict(word.partition("=")[::2] for word in shown.stdout.split())
+        return None
+    if shown.returncode:
+        return None
+    try:
+        found = json.loads(shown.stdout)["jobs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{' '.join(words)}: not what Slurm from 23.02 on answers: {error}") from error
+    mine = os.environ.get("SLURM_JOB_ID", name)
+    return next(
+        (_job(each) for each in found if str(each["job_id"]) == mine), None
+    )  # an array's tasks come all
+
+
+def _job(fields: dict[str, Any]) -> Job:
+    return Job(
+        state="+".join(fields["job_state"]),
+        restarts=_number(fields["restart_cnt"]),
+        submitted=_number(fields["submit_time"]),
+        started=_number(fields["start_time"]),
+        preempted=_number(fields["preempt_time"]),
+    )
+
+
+def _number(value: Any) -> int:
+    """A number that Slurm may write as {"set": true, "infinite": false, "number": 7}; 0 where it is not set."""
+    if isinstance(value, dict):
+        return int(value["number"]) if value["set"] and not value["infinite"] else 0
+    return int(value)
 
 
 def times() -> dict[str, float]:
     """SubmitTime and StartTime of this job as Unix times (Slurm keeps whole seconds)."""
-    found = {}
-    fields = job()
-    for name in ("SubmitTime", "StartTime"):
-        try:
-            found[name] = datetime.fromisoformat(fields[name]).timestamp()
-        except (KeyError, ValueError):
-            continue
-    return found
+    try:
+        mine = job()
+    except Failure:
+        return {}
+    named = {"SubmitTime": mine.submitted, "StartTime": mine.started} if mine else {}
+    return {name: float(unix) for name, unix in named.items() if unix}
 
 
-def running(job: Fields) -> bool:
+def running(job: Job | None) -> bool:
     """Whether Slurm wants this job to run: False once it was cancelled or its time was over."""
     if instead and "SLURM_JOB_ID" not in os.environ:  # the launcher does without Slurm
         return True
-    return job.get("JobState") == "RUNNING"
+    return job is not None and job.state == "RUNNING"
 
 
-def requeued(job: Fields) -> bool:
+def requeued(job: Job | None) -> bool:
     """Whether Slurm has this job in its queue again, so that it ends for that."""
-    return int(job.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return job is not None and job.restarts > int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def preempted(job: Fields) -> bool:
+def preempted(job: Job | None) -> bool:
     """Whether Slurm takes this job's nodes for another one, and itself queues the job again when it ends.
 
     A job that requeued itself then would stay marked as preempted: Slurm 24.11 starts it once more after its end,
     and the next preemption waits for its time limit. Slurm older than 24.11 takes a job that ends by itself
     for one that is done.
     """
-    if instead or job.get("PreemptTime", "None") in ("None", "N/A"):
+    if instead or job is None or not job.preempted:
         return False
     return version() >= (24, 11)
 
@@ -81,7 +119,7 @@ def requeue() -> None:
     if instead:
         instead()
         return
-    number = os.environ["SLURM_JOB_ID"]
-    done = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, check=False)
+    name = number() or ""
+    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failure(f"scontrol requeue {number} failed: {done.stderr.strip()}")
+        raise Failure(f"scontrol requeue {name} failed: {done.stderr.strip()}")

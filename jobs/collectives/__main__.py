@@ -238,20 +238,21 @@ def run(config: Config, *, as_json: bool) -> None:
     import torch
 
     from jobs.parallel import ranks as world
+    from jobs.telemetry import claim
     from jobs.telemetry import folder as runfolder
 
     torch.set_num_threads(1)
     ranks = world.start(config.run.peer_timeout_s)
     if ranks.size < 2:
         raise Mistake("collectives: need two ranks or more; start it with jobs.torchrun --nproc-per-node=2")
-    folder = Path(ranks.told(str(runfolder.choose(config.run.folder)) if ranks.first else None))
+    folder = ranks.decided(lambda: claim.choose(config.run.folder))
     hosts = list(dict.fromkeys(ranks.gathered(runfolder.host())))
     way = "NCCL on GPUs" if ranks.device.type == "cuda" else "gloo on CPU"
     if ranks.simulated:
         way = "GPUs simulated: gloo on CPU"
     if ranks.first:
-        (folder / "config.yaml").write_text(options.to_yaml(config))
-        runfolder.link_latest(folder)
+        claim.keep_config(folder, options.to_yaml(config))
+        claim.link_latest(folder)
     results, links = measure(config.sweep, ranks, config.link.gb_per_s)
     if ranks.first:
         facts = {

@@ -37,6 +37,7 @@ from submitit.helpers import Checkpointable, TorchDistributedEnvironment, clean_
 
 from jobs.cli.errors import Failure, Mistake, told
 from jobs.cluster import slurm
+from jobs.telemetry import claim
 
 Sweep = Mapping[str, Sequence[str]]
 
@@ -81,6 +82,7 @@ class Rank(Checkpointable):
         code = importlib.import_module(self.module).main([*self.options, *words])
         if code:
             raise Failure(f"{self.module} ended with exit code {code}")
+        folder = folder or claim.of_this_start() or Path("runs")
         summary = _summary(folder)
         if summary.get("state") != "interrupted":
             return summary
@@ -91,17 +93,16 @@ class Rank(Checkpointable):
             signal.raise_signal(signal.SIGUSR2)  # ends in submitit's handler: `checkpoint`, requeue, exit
         raise UncompletedJobError(f"stopped after step {summary['step']}; go on with --run.folder={folder}")
 
-    def _folder(self) -> tuple[Path, list[str]]:
+    def _folder(self) -> tuple[Path | None, list[str]]:
         """The run folder, and the option that names it where the program would not find it by itself.
 
-        All starts of a job must have the same one. In Slurm the program takes runs/<job id>.
+        All starts of a job must have the same one. In Slurm the program chooses its own (jobs/telemetry/claim.py).
         """
         named = [word.partition("=")[2] for word in self.options if word.startswith("--run.folder=")]
-        number = os.environ.get("SLURM_JOB_ID")
         if named:
             return Path(named[-1]), []
-        if number and self.outputs == "runs":
-            return Path("runs") / number, []
+        if slurm.number() and self.outputs == "runs":
+            return None, []
         folder = Path(self.outputs) / submitit.JobEnvironment().job_id
         return folder, [f"--run.folder={folder}"]
 

@@ -1,13 +1,17 @@
 """What the ranks of a run share: process groups and their devices."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from jobs.cli.errors import Failure, Mistake
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,19 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.background)
         return box[0]
+
+    def decided(self, call: Callable[[], T]) -> T:
+        """What `call` returns on rank 0, on every rank; its Mistake or Failure is every rank's."""
+        found: Any = None
+        if self.first:
+            try:
+                found = call()
+            except (Mistake, Failure) as error:
+                found = error
+        found = self.told(found)
+        if isinstance(found, Mistake | Failure):
+            raise found
+        return found
 
     def gathered(self, value: Any) -> list[Any]:
         """Every rank's value, in the order of ranks, on every rank."""

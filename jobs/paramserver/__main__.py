@@ -14,11 +14,12 @@ from jobs import paramserver as package
 from jobs.cli import options
 from jobs.cli.errors import Failure, Mistake
 from jobs.cluster import kubernetes
+from jobs.config import MAY_CHANGE
 from jobs.data import ngrams
 from jobs.paramserver.config import Config, load
 from jobs.resilience import again, signals
+from jobs.telemetry import claim, metrics
 from jobs.telemetry import folder as runfolder
-from jobs.telemetry import metrics
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -106,13 +107,13 @@ def _serve(
     ranks = everyone.start(config.run.peer_timeout_s)
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed % 2**64)
-    folder = runfolder.choose(config.run.folder)
-    starts = runfolder.starts(folder)
-    (folder / "config.yaml").write_text(options.to_yaml(config))
+    written, fixed = options.to_yaml(config), [*config.trajectory(), "server.staleness", "server.parts"]
+    folder = claim.take(config.run.folder, written, fixed, MAY_CHANGE)
+    starts = claim.starts(folder)
     versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda)}
     found = runfolder.environment([runfolder.host()], str(ranks.device), config.train.seed, versions)
     runfolder.write_json(folder / "environment.json", found)
-    runfolder.link_latest(folder)
+    claim.link_latest(folder)
     bound = {0: "synchronous", -1: "asynchronous"}.get(
         config.server.staleness, f"at most {config.server.staleness} steps apart"
     )
@@ -127,10 +128,14 @@ def _serve(
         facts={**config.trajectory(), **how, "data": corpus.name},
         ranks=ranks,
         say=lambda line: print(line, flush=True),
+        may_change=MAY_CHANGE,
     )
     resumed = checkpoints.load(trained)
+    claim.keep_config(folder, written)
     if resumed:
         print(f"resumed from {folder}/checkpoints/step-{resumed:06d}", flush=True)
+        for key, (was, now) in checkpoints.changed.items():
+            print(f"from here on {key} is {now}; it was {was}", flush=True)
     record = metrics.Metrics(folder / "metrics.jsonl", resumed)
     serving = server.Server(
         config,

@@ -11,7 +11,8 @@ meet each other and never the training's.
 A disk that is full costs a checkpoint and not the run: the half-written folder is removed, rank 0 says what
 happened, training goes on, and the next save tries again.
 
-`load` takes the newest checkpoint that fits and is whole. Another is refused by name, with the reason.
+`load` takes the newest checkpoint that is this run's own (kept.py) and whole. Another is refused by name, with the
+reason; where no other than foreign ones are there, the run is refused: it would begin again in another one's folder.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,10 @@ from typing import Any
 
 import torch
 
+from jobs.cli.errors import Mistake
 from jobs.parallel.ranks import Ranks
+from jobs.resilience import kept
 from jobs.trainable import Trainable
-
-FORMAT = 2
 
 
 @dataclass
@@ -42,8 +43,11 @@ class Checkpoints:
     facts: Mapping[str, Any]  # what the weights depend on; a checkpoint with other facts is foreign
     ranks: Ranks
     say: Callable[[str], None]
+    may_change: Collection[str] = ()  # those of the facts that may be others than at an earlier start
 
     def __post_init__(self) -> None:
+        self.owner = kept.Owner(self.facts, self.may_change)
+        self.changed: dict[str, tuple[Any, Any]] = {}  # what is another since the checkpoint that was loaded
         self.stall_s: list[float] = []  # time that each save kept the training waiting
         self.write_s: list[float] = []  # time that each save took behind it
         self.bytes = 0  # of the last one, all ranks together
@@ -91,14 +95,26 @@ class Checkpoints:
         return False
 
     def load(self, trained: Trainable) -> int:
-        """Load the newest usable checkpoint. Returns its step, 0 when there is none."""
-        names = sorted(path.name for path in self.folder.glob("step-*")) if self.ranks.first else None
-        for name in reversed(self.ranks.told(names)):
-            reason = next(filter(None, self.ranks.gathered(self._why_not(self.folder / name))), None)
-            if reason is None:
-                self._read(self.folder / name, trained)
-                return int(name.removeprefix("step-"))
-            self.say(f"checkpoint {self.folder / name} refused: {reason}")
+        """Load the newest usable checkpoint. Returns its step, 0 for none. Raises Mistake: all are foreign."""
+        if self.ranks.first:
+            kept.clear(self.folder)
+        foreign, torn = [], False
+        for step in reversed(self.ranks.told(kept.steps(self.folder) if self.ranks.first else None)):
+            folder = self.folder / kept.name(step)
+            its = self.ranks.told(_manifest(folder) if self.ranks.first else None)
+            if isinstance(its, str):
+                reason: str | None = its
+            elif reason := self.owner.refuses(its, step):
+                foreign.append(f"{folder}: {reason}")
+            elif reason := next(filter(None, self.ranks.gathered(self._torn(folder, its))), None):
+                torn = True
+            else:
+                self._read(folder, trained)
+                self.changed = self.owner.changed(its["facts"])
+                return int(step)
+            self.say(f"checkpoint {folder} refused: {reason}")
+        if foreign and not torn:
+            raise Mistake(f"{foreign[0]}. For a run of its own name another folder, --run.folder=FOLDER")
         return 0
 
     def close(self) -> None:
@@ -106,7 +122,7 @@ class Checkpoints:
         self._writer.shutdown()
 
     def _half_done(self, step: int) -> Path:
-        return self.folder / f".step-{step:06d}"
+        return self.folder / f".{kept.name(step)}"
 
     def _write(self, step: int, state: dict[str, Any]) -> int:
         """Write a staged state (in the background thread). Returns the checkpoint's size in bytes."""
@@ -148,7 +164,7 @@ class Checkpoints:
     def _commit(self, step: int, folder: Path, files: dict[str, Any]) -> None:
         """Add the manifest, put the folder in its place, and remove what is older than the last `keep`."""
         manifest = {
-            "format": FORMAT,
+            "format": kept.FORMAT,
             "step": step,
             "world_size": self.ranks.size,
             "files": files,
@@ -159,27 +175,14 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         _sync(folder)
-        final = self.folder / f"step-{step:06d}"
-        shutil.rmtree(final, ignore_errors=True)  # one that `load` refused, or it would not be written again
-        folder.rename(final)
+        aside = kept.put(folder, self.folder, step, self.owner)
         _sync(self.folder)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old)
+        if aside:
+            self.say(f"{kept.name(step)} in {self.folder} was not this run's: it is {aside.name} now")
+        kept.prune(self.folder, step, self.keep, self.owner)
 
-    def _why_not(self, folder: Path) -> str | None:
-        """What is wrong with a checkpoint; each rank reads its share of the files."""
-        try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-        except OSError as error:
-            return f"manifest.json: {error.strerror}"
-        except ValueError as error:
-            return f"manifest.json: {error}"
-        if manifest.get("format") != FORMAT:
-            return f"format {manifest.get('format')}, this program reads {FORMAT}"
-        for key, mine in self.facts.items():
-            its = manifest["facts"].get(key)
-            if its != mine:
-                return f"foreign: made with {key} {its!r}, this run has {mine!r}"
+    def _torn(self, folder: Path, manifest: dict[str, Any]) -> str | None:
+        """Which file is not as it was written; each rank reads its share of them."""
         for name, facts in sorted(manifest["files"].items())[self.ranks.rank :: self.ranks.size]:
             try:
                 found = describe(folder / name)
@@ -207,6 +210,16 @@ class Checkpoints:
 def _state(trained: Trainable, ranks: Ranks) -> dict[str, Any]:
     """Everything that the next step depends on and that seed and step do not give."""
     return {**trained.state(), "random": {str(ranks.rank): torch.get_rng_state()}}  # each rank's own
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any] | str:
+    """A checkpoint's manifest, or why it cannot be read."""
+    try:
+        return kept.manifest(checkpoint)
+    except OSError as error:
+        return f"manifest.json: {error.strerror}"
+    except ValueError as error:
+        return f"manifest.json: {error}"
 
 
 def describe(file: Path) -> dict[str, Any]:

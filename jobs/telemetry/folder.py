@@ -19,11 +19,8 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
-
-from jobs.cluster import kubernetes
 
 
 def _words(text: str) -> frozenset[str]:
@@ -50,65 +47,6 @@ NUMERIC = _words("""
     PYTHONHASHSEED
 """)
 DIFF_BYTES = 1 << 20  # a longer diff is not kept, only named by its hash
-
-
-def attempt() -> int:
-    """How often this job was started before: by Slurm's requeue or torchrun's restart; in Kubernetes, see `starts`."""
-    rounds = (int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLIPWAY_ROUND"))
-    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) + max(
-        rounds
-    )  # torch's leaves out changes of nodes
-
-
-def starts(folder: Path) -> int:
-    """How often this run was started before and came to a training step; a pod is not told what was before it."""
-    before = len(_lines(folder / "attempts.jsonl"))
-    return before if kubernetes.inside() else max(before, attempt())
-
-
-def choose(named: str) -> Path:
-    """The folder of this run (rank 0 decides): the named one, the job's, or one for this moment.
-
-    A job's folder is gone on with only when Slurm started the same job again. Job numbers begin at 1 in a new
-    cluster, so a folder of that name may be another cluster's: it is moved aside, not trained on.
-
-    In Kubernetes the folder is named after the job, whose pods are started again for many reasons: all of them go
-    on with it, until it is completed. What is completed is moved aside.
-    """
-    if named:
-        folder = Path(named)
-        if kubernetes.inside() and completed(folder):
-            _aside(folder)
-    else:
-        job = os.environ.get("SLURM_JOB_ID") or os.environ.get(
-            "SLIPWAY_RUN"
-        )  # the latter from jobs/torchrun.py
-        folder = Path("runs") / (job or time.strftime("%Y%m%d-%H%M%S"))
-        if folder.exists() and not attempt():
-            _aside(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def completed(folder: Path) -> bool:
-    """Whether the summary of a run says that it reached its last step."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(summary.get("state") == "completed")
-
-
-def _aside(folder: Path) -> None:
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
-    folder.rename(folder.with_name(f"{folder.name}-until-{stamp}"))
-
-
-def link_latest(folder: Path) -> None:
-    """Let `latest` beside the folder point to it."""
-    beside = folder.with_name(f".latest-{os.getpid()}")
-    beside.symlink_to(folder.name)
-    beside.replace(folder.with_name("latest"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -4,7 +4,8 @@ Read from what every run writes: `attempts.jsonl` (a line for each start, with i
 steps that count), `discarded.jsonl` (those computed after the last checkpoint before an interruption, and computed
 again) and `ends.jsonl` (a line for each start that came to an orderly end).
 
-    goodput = seconds of the kept steps / seconds from the submission (else: the first start) to the end
+    goodput = seconds of the kept steps / seconds from the submission (else: the first start) to the end, without those
+              between a completed run and its next start, for which somebody asked for more steps
 
 A step's seconds hold its wait for data and for other ranks; those of a checkpoint that kept the training waiting
 are not a step's. After Google's "ML productivity goodput", without its third factor: that is MFU (flops.py).
@@ -67,8 +68,20 @@ class Account:
     state: str  # completed, interrupted, running, died
 
     @property
+    def idle_s(self) -> float:
+        """While it was completed, until somebody went on with more steps."""
+        pairs = itertools.pairwise(self.attempts)
+        return sum(after.began - before.ended for before, after in pairs if before.state == "completed")
+
+    @property
+    def restarts(self) -> int:
+        """Starts after an interruption."""
+        return sum(before.state != "completed" for before in self.attempts[:-1])
+
+    @property
     def wall_s(self) -> float:
-        return self.attempts[-1].ended - self.attempts[0].began if self.attempts else 0.0
+        """From the first start to the end, without `idle_s`."""
+        return self.attempts[-1].ended - self.attempts[0].began - self.idle_s if self.attempts else 0.0
 
     @property
     def kept_s(self) -> float:
@@ -199,9 +212,13 @@ class Live:
 
     def __init__(self, folder: Path, began: float) -> None:
         """began: of this start, when no earlier one of the run is in the record. After the lost steps were moved."""
-        lines = metrics.read(folder / "attempts.jsonl")
-        self.first = not lines
-        self.began = start_of(lines[0]) if lines else began
+        before = read(folder)
+        self.first = not before.attempts
+        self.began = began
+        if before.attempts:
+            last = before.attempts[-1]
+            idle_s = max(0.0, began - last.ended) if last.state == "completed" else 0.0
+            self.began = before.attempts[0].began + before.idle_s + idle_s
         self.kept_s = sum(float(line["step_s"]) for line in metrics.read(folder / "metrics.jsonl"))
 
     def step(self, step_s: float, now: float) -> float:

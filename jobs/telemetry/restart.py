@@ -46,11 +46,15 @@ class Left:
 
 
 def left(folder: Path) -> Left | None:
-    """Of the newest start before this one; None for a run's first. To be read before the record is cut."""
+    """Of the newest start before this one; None for a run's first, and where the one before was at its end: to go on
+    with more steps is no restart. To be read before the record is cut."""
     lines = metrics.read(folder / "metrics.jsonl")
     if not lines:
         return None
     step, unix = int(lines[-1]["step"]), float(lines[-1]["time"])
+    ends = metrics.read(folder / "ends.jsonl")
+    if ends and ends[-1]["state"] == "completed" and float(ends[-1]["time"]) >= unix:
+        return None
     known: list[tuple[float, str]] = []
     try:
         ended = json.loads((folder / "ended.json").read_text())

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from jobs import config as configuration
+from jobs.cli.errors import Mistake
 from jobs.cluster import slurm
 from jobs.config import Config
 from jobs.data import samples, shards
 from jobs.parallel.mesh import Mesh
-from jobs.resilience import again, heartbeat
+from jobs.resilience import again, heartbeat, kept
 from jobs.resilience.votes import Agreed, Votes
+from jobs.telemetry import claim, metrics, restart
 from jobs.telemetry import folder as runfolder
-from jobs.telemetry import metrics, restart
 from jobs.telemetry.phases import Phases, before_worker
 from jobs.telemetry.watch import Watch
 
@@ -29,14 +30,15 @@ class Story:
     def __init__(self, config: Config, ranks: Any, mesh: Mesh, phases: Phases) -> None:
         """Choose the run's folder and begin to watch over the ranks."""
         self.config, self.ranks, self.mesh, self.phases = config, ranks, mesh, phases
-        chosen = str(runfolder.choose(config.run.folder)) if ranks.first else None
-        self.folder = Path(ranks.told(chosen))
+        self._config, fixed = configuration.to_yaml(config), config.trajectory()
+        self.folder: Path = ranks.decided(
+            lambda: claim.take(config.run.folder, self._config, fixed, configuration.MAY_CHANGE)
+        )
         self.watch = Watch(ranks, phases.began)
         self.hosts = self.watch.meet(ranks.gathered(self.watch.place))
-        self.starts = runfolder.starts(self.folder)
+        self.starts = claim.starts(self.folder)
         if ranks.first:
-            (self.folder / "config.yaml").write_text(configuration.to_yaml(config))
-            runfolder.link_latest(self.folder)
+            claim.link_latest(self.folder)
         self.heart = heartbeat.begin(ranks, config.run.heartbeat_s, self.folder)
         self.say(self._headline())
 
@@ -47,7 +49,12 @@ class Story:
     def open(
         self, corpus: Path, windows: int, trained: Any, checkpoints: Any, votes: Votes, step: int
     ) -> None:
-        """Go on with the record from `step`, which a checkpoint was loaded from, or from 0."""
+        """Go on with the record from `step`, which a checkpoint was loaded from, or from 0. Raises Mistake."""
+        if step > self.config.train.steps:
+            steps = self.config.train.steps
+            raise Mistake(f"train.steps: {steps}, but the run in {self.folder} is at step {step} already")
+        if self.ranks.first:
+            claim.keep_config(self.folder, self._config)
         self.corpus, self.checkpoints, self.votes = corpus, checkpoints, votes
         self.resumed = self.step = step
         self.first_step_unix = 0.0
@@ -60,7 +67,9 @@ class Story:
         self.watch.open(self.folder, self.config, step, trained.ddp, self.phases.began)
         if step:
             self.phases.mark("load")
-            self.say(f"resumed from {checkpoints.folder}/step-{step:06d}")
+            self.say(f"resumed from {checkpoints.folder / kept.name(step)}")
+            for key, (was, now) in checkpoints.changed.items():
+                self.say(f"from here on {key} is {now}; it was {was}")
         self._opened = time.perf_counter()
 
     # -- the loop ------------------------------------------------------------------------------------------
@@ -206,6 +215,7 @@ class Story:
             "phases": phases.rounded(),
             "stack": found["stack"],
             "code": found["code"],
+            "changed": self.checkpoints.changed,
             **self.watch.held,
         }
         self.watch.submitted(attempt)

@@ -46,7 +46,7 @@ def outcomes(records: Sequence[Record]) -> dict[str, list[str]]:
             "Tokens/s, median step": metrics.short(report.speed_of(record.lines)) if record.lines else "-",
             "MFU, median step": report.share(mfu),
             "Goodput": report.share(account.goodput),
-            "Restarts": str(max(0, len(account.attempts) - 1)),
+            "Restarts": str(account.restarts),
             "Wall time": report.duration(account.wall_s),
             "GPU hours": f"{account.gpu_hours:.2f}",
             "CPU hours": f"{account.cpu_hours:.2f}",

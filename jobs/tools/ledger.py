@@ -87,7 +87,7 @@ def row(run: Record, starts: Sequence[accounting.Start]) -> Row:
         steps=len(run.lines),
         planned_steps=run.number("train.steps"),
         lost_steps=sum(attempt.lost for attempt in account.attempts),
-        restarts=len(account.attempts) - 1,
+        restarts=account.restarts,
         goodput=account.goodput,
         cpu_hours=cpu_hours,
         gpu_hours=gpu_hours,

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jobs.cli import options
 from jobs.cli.errors import Mistake
 from jobs.telemetry import goodput, metrics
 
@@ -25,14 +26,7 @@ class Record:
     @cached_property
     def config(self) -> dict[str, str]:
         """The configuration as `section.key: text`, in order, as `config.to_yaml` writes it."""
-        found, section = {}, ""
-        for line in (self.folder / "config.yaml").read_text().splitlines():
-            key, _, text = line.strip().partition(": ")
-            if line.startswith(" "):
-                found[f"{section}.{key.removesuffix(':')}"] = text.strip("'")
-            else:
-                section = key.removesuffix(":")
-        return found
+        return options.flat((self.folder / "config.yaml").read_text())
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -50,6 +44,11 @@ class Record:
     @cached_property
     def discarded(self) -> list[dict[str, Any]]:
         return metrics.read(self.folder / "discarded.jsonl")
+
+    @cached_property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Of attempts.jsonl: one for each start that came to a step."""
+        return metrics.read(self.folder / "attempts.jsonl")
 
     @cached_property
     def account(self) -> goodput.Account:

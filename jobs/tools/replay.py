@@ -296,6 +296,12 @@ def check(record: Record) -> None:
     """Raises Mistake when a run cannot be run again at all."""
     if not record.environment or not record.lines:
         raise Mistake(f"{record.folder}: it came to no training step: nothing to compare with")
+    changes = [line["changed"] for line in record.attempts if line.get("changed")]
+    if changes:
+        each = ", ".join(f"{key} {was} -> {now}" for found in changes for key, (was, now) in found.items())
+        raise Mistake(
+            f"{record.folder}: it went on otherwise than it began ({each}): no one run has the same losses"
+        )
     sizes = list(dict.fromkeys(attempt.world_size for attempt in record.account.attempts))
     if len(sizes) > 1:
         each = ", then ".join(str(size) for size in sizes)

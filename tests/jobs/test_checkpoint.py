@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli.errors import Failure
+from jobs.cli.errors import Failure, Mistake
 from jobs.resilience import interval
 from jobs.telemetry import metrics
+from jobs.tools import record
 from tests.jobs.conftest import CHECKOUT, Trainer
 
 TESTED = {"real": ["training on one node"]}
@@ -97,17 +98,42 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
     assert f"checkpoint {trained.folder}/checkpoints/step-000030 refused: {why}" in output
     assert resumed_from(trained) == 20
     assert trained.losses() == losses
-    assert checkpoints(trained) == ["step-000010", "step-000020", "step-000030"]
+    # What cannot be proven to be this run's is not thrown away.
+    aside = ["step-000030-aside"] if why.startswith(("manifest", "foreign")) else []
+    assert checkpoints(trained) == ["step-000010", "step-000020", "step-000030", *aside]
 
 
-def test_a_checkpoint_of_another_configuration_is_refused_and_the_run_starts_anew(
+def test_a_finished_run_goes_on_with_more_steps_at_another_rate_and_says_so(
     trained: Trainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained.here(**STEPS, train__learning_rate=0.001)
+    losses = trained.losses()
+    capsys.readouterr()
+    trained.here(train__steps=40, checkpoint__every=10, train__learning_rate=0.001, train__weight_decay=0.2)
     output = capsys.readouterr().out
-    assert "step-000030 refused: foreign: made with train.learning_rate 0.01, this run has 0.001" in output
-    assert resumed_from(trained) == 0
-    assert len(trained.losses()) == 30
+    assert resumed_from(trained) == 30
+    assert "from here on train.steps is 40; it was 30" in output
+    assert "from here on train.learning_rate is 0.001; it was 0.01" in output
+    assert "restart" not in output
+    assert (len(trained.losses()), trained.losses()[:30]) == (40, losses)
+    assert checkpoints(trained) == ["step-000030", "step-000040"]
+    found = record.Record(trained.folder)
+    assert found.account.restarts == 0
+    assert found.attempts[-1]["changed"]["train.steps"] == [30, 40]
+    assert found.config["train.steps"] == "40"
+    assert not (trained.folder / "discarded.jsonl").exists()
+    with pytest.raises(Mistake, match=r"train.steps: 30, but the run in .* is at step 40 already"):
+        trained.here(**STEPS)
+
+
+def test_another_model_is_refused_and_nothing_of_the_run_is_lost(trained: Trainer) -> None:
+    before = {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()}
+    with pytest.raises(Mistake, match=r"the run in it has model.width 32, this one 64"):
+        trained.here(**STEPS, model__width=64)
+    (trained.folder / "config.yaml").unlink()  # the checkpoints know it, too
+    with pytest.raises(Mistake, match=r"step-000030: foreign: made with model.width 32, this run has 64"):
+        trained.here(**STEPS, model__width=64)
+    after = {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()}
+    assert {path for path in before if before[path] != after.get(path)} == {trained.folder / "config.yaml"}
 
 
 def test_a_finished_run_started_again_only_reports(trained: Trainer) -> None:

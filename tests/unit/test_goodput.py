@@ -88,8 +88,24 @@ def test_steps_after_the_checkpoint_are_moved_and_not_dropped(tmp_path: Path) ->
 
 
 def test_while_it_runs_goodput_goes_on_from_earlier_starts(run: Path) -> None:
+    (run / "ends.jsonl").unlink()  # it died
     live = goodput.Live(run, began=madeup.BEGAN + 1000)
-    assert live.step(8.0, now=madeup.BEGAN + 280) == pytest.approx((20 + 8) / 280)
+    assert live.step(8.0, now=madeup.BEGAN + 1280) == pytest.approx((20 + 8) / 1280)
+
+
+def test_the_time_between_a_completed_run_and_more_steps_of_it_is_not_lost(run: Path) -> None:
+    """It was completed after 72 s; a day later somebody wanted more steps."""
+    before = goodput.read(run)
+    live = goodput.Live(run, began=madeup.BEGAN + 72 + 86400)
+    assert live.step(8.0, now=madeup.BEGAN + 86400 + 280) == pytest.approx((20 + 8) / 280)
+    last = before.attempts[-1]
+    first_step = madeup.BEGAN + 72 + 86400 + 10
+    line = {"attempt": 2, "first_step_unix": first_step, "resumed_from": last.resumed_from, "world_size": 2}
+    with (run / "attempts.jsonl").open("a") as file:
+        file.write(json.dumps({**line, "phases": {"import": 10.0}}) + "\n")
+    after = goodput.read(run)
+    assert after.restarts == before.restarts
+    assert after.wall_s == pytest.approx(before.wall_s + 10)
 
 
 def test_the_first_start_learns_that_it_had_been_queued(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,18 @@ from jobs import torchrun
 from jobs.cli.errors import Failure
 from jobs.cluster import kubernetes, slurm
 from jobs.resilience import again, signals
+from jobs.telemetry import claim, phases
 from jobs.telemetry import folder as runfolder
-from jobs.telemetry import phases
 from jobs.telemetry.exporter import Exporter
 from tests.unit.test_jobs_sbatch import script
+
+
+def answer(job_id: int = 7, **fields: Any) -> str:
+    """What `scontrol show job --json` says of a job, as Slurm 24.11 does: of an array every task's record."""
+    plain = {"job_id": job_id, "job_state": ["RUNNING"], "restart_cnt": 0}
+    times = {f"{name}_time": fields.pop(f"{name}_time", 0) for name in ("submit", "start", "preempt")}
+    numbers = {name: {"set": True, "infinite": False, "number": value} for name, value in times.items()}
+    return json.dumps({"jobs": [{**plain, "job_id": 6}, {**plain, **numbers, **fields}]})
 
 
 @pytest.fixture
@@ -33,48 +42,31 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_new_job_does_not_train_on_in_another_clusters_folder(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    (runfolder.choose("") / "checkpoints").mkdir()
-    again = runfolder.choose("")
-    assert (again, list(again.iterdir())) == (Path("runs/1"), [])
-    assert len(list(Path("runs").glob("1-until-*/checkpoints"))) == 1
-
-
-def test_a_requeued_job_goes_on_in_its_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    (runfolder.choose("") / "checkpoints").mkdir()
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert (runfolder.choose("") / "checkpoints").exists()
-
-
 def test_a_named_folder_is_gone_on_with(elsewhere: Path) -> None:
-    (runfolder.choose("runs/mine") / "kept").touch()
-    assert (runfolder.choose("runs/mine") / "kept").exists()
+    (claim.choose("runs/mine") / "kept").touch()
+    assert (claim.choose("runs/mine") / "kept").exists()
 
 
 def test_in_a_pod_a_run_is_gone_on_with_until_it_is_completed(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    folder = runfolder.choose("runs/ddp")
+    folder = claim.choose("runs/ddp")
     (folder / "attempts.jsonl").write_text("{}\n{}\n")
     for summary in ('{"state": "interrupted"}', '{"sta', None):
         if summary:
             (folder / "summary.json").write_text(summary)
         else:
             (folder / "summary.json").unlink()
-        assert runfolder.starts(runfolder.choose("runs/ddp")) == 2
+        assert claim.starts(claim.choose("runs/ddp")) == 2
     (folder / "summary.json").write_text('{"state": "completed"}')
-    assert runfolder.starts(runfolder.choose("runs/ddp")) == 0
+    assert claim.starts(claim.choose("runs/ddp")) == 0
     assert len(list(Path("runs").glob("ddp-until-*/attempts.jsonl"))) == 1
 
 
 def test_elsewhere_a_completed_run_is_not_moved(elsewhere: Path) -> None:
-    (runfolder.choose("runs/mine") / "summary.json").write_text('{"state": "completed"}')
-    assert (runfolder.choose("runs/mine") / "summary.json").exists()
+    (claim.choose("runs/mine") / "summary.json").write_text('{"state": "completed"}')
+    assert (claim.choose("runs/mine") / "summary.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +120,7 @@ def test_a_taken_port_stops_no_training(
 
 def test_latest_points_to_the_newest_run(elsewhere: Path) -> None:
     for name in ("a", "b"):
-        runfolder.link_latest(runfolder.choose(f"runs/{name}"))
+        claim.link_latest(claim.choose(f"runs/{name}"))
     assert Path("runs/latest").readlink() == Path("b")
 
 
@@ -205,10 +197,7 @@ def test_code_has_another_hash_when_a_file_changes_moves_or_comes(tmp_path: Path
 def test_phases_before_the_worker_come_from_slurm_and_torchrun(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submitted = "SubmitTime=2026-01-02T03:04:05 StartTime=2026-01-02T03:04:10"
-    script(
-        elsewhere / "bin/scontrol", f'[[ $4 == 7 ]] && echo "JobId=7 JobName=a=b {submitted} Command=(null)"'
-    )
+    script(elsewhere / "bin/scontrol", f"[[ $4 == 7 ]] && echo '{answer(submit_time=100, start_time=105)}'")
     monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     started = slurm.times()["StartTime"]
@@ -222,7 +211,7 @@ def test_phases_before_the_worker_come_from_slurm_and_torchrun(
 def test_a_cancelled_job_is_not_started_again(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, state: str, wanted: bool
 ) -> None:
-    script(elsewhere / "bin/scontrol", f"echo JobId=7 JobState={state} Reason=None")
+    script(elsewhere / "bin/scontrol", f"echo '{answer(job_state=[state])}'")
     monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
     assert not slurm.running(slurm.job())  # no job at all
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -232,21 +221,24 @@ def test_a_cancelled_job_is_not_started_again(
 @pytest.mark.parametrize(
     ("job", "version", "says"),
     [
-        ("CANCELLED Restarts=0", "24.11.5", "to go on: start the same command with --run.folder=runs/7"),
-        ("COMPLETING Restarts=1", "24.11.5", "requeued by somebody else"),
-        ("RUNNING Restarts=0", "24.11.5", "requeued"),
-        ("RUNNING Restarts=0 PreemptTime=None", "24.11.5", "requeued"),
-        ("RUNNING Restarts=0 PreemptTime=2026-01-02T03:04:05", "24.11.5", "preempted: Slurm starts it again"),
-        ("RUNNING Restarts=0 PreemptTime=2026-01-02T03:04:05", "25.05.0", "preempted: Slurm starts it again"),
-        ("RUNNING Restarts=0 PreemptTime=2026-01-02T03:04:05", "22.05.8", "requeued"),
-        ("CANCELLED Restarts=0 PreemptTime=2026-01-02T03:04:05", "24.11.5", "to go on: "),
+        (
+            {"job_state": ["CANCELLED"]},
+            "24.11.5",
+            "to go on: start the same command with --run.folder=runs/7",
+        ),
+        ({"job_state": ["RUNNING", "COMPLETING"], "restart_cnt": 1}, "24.11.5", "requeued by somebody else"),
+        ({}, "24.11.5", "requeued"),
+        ({"preempt_time": 1767323045}, "24.11.5", "preempted: Slurm starts it again"),
+        ({"preempt_time": 1767323045}, "25.05.0", "preempted: Slurm starts it again"),
+        ({"preempt_time": 1767323045}, "22.05.8", "requeued"),
+        ({"job_state": ["CANCELLED"], "preempt_time": 1767323045}, "24.11.5", "to go on: "),
     ],
 )
 def test_an_interrupted_run_says_who_starts_it_again(
     elsewhere: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    job: str,
+    job: dict[str, Any],
     version: str,
     says: str,
 ) -> None:
@@ -257,7 +249,7 @@ def test_an_interrupted_run_says_who_starts_it_again(
         f"""case $1 in
           requeue) touch {asked} ;;
           --version) echo slurm-wlm {version} ;;
-          *) echo "JobId=7 JobState={job}" ;;
+          *) echo '{answer(**job)}' ;;
         esac""",
     )
     monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
