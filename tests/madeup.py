@@ -101,3 +101,16 @@ def interrupted_once(folder: Path, config: str = CONFIG, **environment: Any) -> 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+
+
+def answer(job_id: int = 7, **fields: Any) -> str:
+    """What `scontrol show job --json` says of a job, as Slurm 24.11 does, with another one before it."""
+    numbers = {"submit_time": 0, "start_time": 0, "preempt_time": 0, "node_count": 2}
+    numbers |= {
+        name: fields.pop(name) for name in list(fields) if name in numbers or name.startswith("array_")
+    }
+    job = {"job_id": job_id, "job_state": ["RUNNING"], "restart_cnt": 0, "standard_output": "/runs/out"}
+    job |= {name: {"set": True, "infinite": False, "number": number} for name, number in numbers.items()}
+    unset = {"set": False, "infinite": False, "number": 0}
+    job = {"array_job_id": unset, "array_task_id": unset, **job, **fields}
+    return json.dumps({"jobs": [{**job, "job_id": 6, "array_task_id": unset}, job]})

@@ -23,6 +23,8 @@ class Job:
     submitted: float
     started: float
     preempted: float
+    nodes: int
+    output: str  # the file
 
 
 def number() -> str | None:
@@ -35,25 +37,38 @@ def number() -> str | None:
 
 
 def job() -> Job | None:
-    """This job; None outside Slurm or where scontrol does not answer. Raises Failure when its answer is no JSON."""
+    """This job; None outside Slurm or where Slurm does not know it."""
     name = number()
-    if name is None:
+    try:
+        return show(name) if name else None
+    except FileNotFoundError:
         return None
+
+
+def show(name: str) -> Job | None:
+    """The job or the array's task of this name; None where Slurm does not know it, or does not answer.
+
+    Raises FileNotFoundError without scontrol, Failure when its answer is no JSON.
+    """
     words = ["scontrol", "show", "job", "--json", name]
     try:
         shown = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
         return None
     if shown.returncode:
         return None
     try:
         found = json.loads(shown.stdout)["jobs"]
+        return next((_job(each) for each in found if _is(each, name)), None)  # an array's tasks come all
     except (ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{' '.join(words)}: not what Slurm from 23.02 on answers: {error}") from error
-    mine = os.environ.get("SLURM_JOB_ID", name)
-    return next(
-        (_job(each) for each in found if str(each["job_id"]) == mine), None
-    )  # an array's tasks come all
+        raise Failure(f"{' '.join(words)}: not what Slurm from 23.02 on answers: {error!r}") from error
+
+
+def _is(fields: dict[str, Any], name: str) -> bool:
+    array, _, task = name.partition("_")
+    if not task:
+        return str(fields["job_id"]) == name
+    return [_number(fields["array_job_id"]), _number(fields["array_task_id"])] == [int(array), int(task)]
 
 
 def _job(fields: dict[str, Any]) -> Job:
@@ -63,6 +78,8 @@ def _job(fields: dict[str, Any]) -> Job:
         submitted=_number(fields["submit_time"]),
         started=_number(fields["start_time"]),
         preempted=_number(fields["preempt_time"]),
+        nodes=_number(fields["node_count"]),
+        output=fields["standard_output"],
     )
 
 

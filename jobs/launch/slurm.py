@@ -8,7 +8,6 @@ counted as a job. Its `list` does not understand `sacct --json` of Slurm 23 and 
 
 import re
 import shlex
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torchx.schedulers.api import DescribeAppResponse, ListAppResponse, Stream, 
 from torchx.specs import AppDef, AppDryRunInfo, AppState, ReplicaStatus, Role, RoleStatus, macros, runopts
 
 from jobs.cli.errors import Failure, Mistake
+from jobs.cluster import slurm
 from jobs.launch.command import output
 
 RANK0 = "TORCHX_RANK0_HOST"
@@ -83,19 +83,19 @@ class Slurm(stock.SlurmScheduler):
         return output(request.cmd, stdin=request.materialize()).strip().partition(";")[0]
 
     def describe(self, app_id: str) -> DescribeAppResponse | None:
-        facts = job(app_id)
-        if not facts:
+        found = job(app_id)
+        if found is None:
             return None
-        state = state_of(facts["JobState"])
-        nodes = range(int(facts["NumNodes"].partition("-")[0]))
+        state = state_of(found.state)
+        nodes = range(found.nodes)
         status = RoleStatus(
             "node", [ReplicaStatus(id=n, role="node", state=state, hostname="") for n in nodes]
         )
         return DescribeAppResponse(
             app_id=app_id,
             state=state,
-            num_restarts=int(facts.get("Restarts", "0")),
-            msg=facts["JobState"],
+            num_restarts=found.restarts,
+            msg=found.state,
             roles=[Role(name="node", image="", num_replicas=len(nodes))],
             roles_statuses=[status],
         )
@@ -128,9 +128,9 @@ class Slurm(stock.SlurmScheduler):
 
     def _lines(self, app_id: str, k: int, *, follow: bool) -> Iterator[str]:
         path = Path("runs") / f"{app_id}-{k}.out"
-        known = job(app_id).get("StdOut")
-        if known:
-            path = Path(known).with_name(path.name)
+        known = job(app_id)
+        if known and known.output:
+            path = Path(known.output).with_name(path.name)
         while not path.exists():
             if not follow or self._ended(app_id):
                 raise Failure(f"{path}: no such file: job {app_id} has not started, or wrote it elsewhere")
@@ -208,29 +208,31 @@ def _quoted(word: str, app_id: str) -> str:
     return app_id.join(parts) or "''"
 
 
-def job(app_id: str) -> dict[str, str]:
-    """A job's fields as `scontrol show job` names them, from accounting once it is forgotten; empty for none."""
+def job(app_id: str) -> slurm.Job | None:
+    """A job as Slurm has it, or its accounting once it is forgotten; None for none."""
     if not re.fullmatch(r"\d+(_\d+)?", app_id):
         raise Mistake(f"{app_id}: not the number of a job")
     try:
-        done = subprocess.run(
-            ["scontrol", "show", "job", "--oneliner", app_id], capture_output=True, text=True, check=False
-        )
+        found = slurm.show(app_id)
     except FileNotFoundError:
         raise Failure("scontrol: no such program on PATH; Slurm's jobs are started on a login node") from None
-    if done.returncode == 0:
-        return dict(word.partition("=")[::2] for word in done.stdout.split())
+    if found:
+        return found
     row = output(
         ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={app_id}", "--format=State,NNodes"]
     )
     if not row.strip():
-        return {}
-    return dict(zip(("JobState", "NumNodes"), row.splitlines()[-1].split("|"), strict=True))
+        return None
+    state, nodes = row.splitlines()[-1].split("|")
+    return slurm.Job(state, 0, 0.0, 0.0, 0.0, nodes=int(nodes), output="")
 
 
 def state_of(state: str) -> AppState:
-    """Slurm's word for a state as TorchX's: `CANCELLED by 1000` is cancelled, an unknown one unknown."""
-    return STATES.get(state.split(" ")[0].rstrip("+"), AppState.UNKNOWN)
+    """Slurm's words for a state as TorchX's: `CANCELLED by 1000` is cancelled, an unknown one unknown.
+
+    Of `RUNNING+COMPLETING` the last one counts, as in what scontrol writes for people.
+    """
+    return STATES.get(state.split(" ")[0].rstrip("+").split("+")[-1], AppState.UNKNOWN)
 
 
 def create_scheduler(session_name: str, **_: Any) -> Slurm:

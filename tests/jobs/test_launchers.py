@@ -22,6 +22,7 @@ from jobs.launch import ddp_submitit, executor
 from jobs.telemetry import metrics
 from jobs.torchrun import children
 from tests.jobs.conftest import CHECKOUT, LEFT_OVER, TINY, Trainer, clean
+from tests.madeup import answer
 
 TESTED = {"real": ["training on one node"], "stand-in": ["Slurm with accounting", "Kubernetes"]}
 
@@ -251,7 +252,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script(programs / "srun")
     script(
         programs / "scontrol",
-        f'echo "JobId=17 JobState=RUNNING Restarts=1 NumNodes=2 StdOut={tmp_path}/17.out"; [ "$4" = 17 ]',
+        f"echo '{answer(17, restart_cnt=1, standard_output=f'{tmp_path}/17.out')}'; [ \"$4\" = 17 ]",
     )
     script(
         programs / "sacct",
@@ -293,7 +294,8 @@ def test_submitit_under_slurm_saves_in_the_loop_and_has_slurm_requeue_it(
     )
     script(
         slurm / "bin/scontrol",
-        f'if [ "$1" = requeue ]; then echo "$2" >>{slurm}/requeued; else echo "JobId=17 JobState=RUNNING"; fi',
+        f'if [ "$1" = requeue ]; then echo "$2" >>{slurm}/requeued; else',
+        f"echo '{answer(17)}'; fi",
     )
     job = dataclasses.replace(TWO, options=trainer.options(), outputs=str(slurm), check=None)
     (submitted,) = executor.submit(job)

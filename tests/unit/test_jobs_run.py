@@ -21,15 +21,8 @@ from jobs.resilience import again, signals
 from jobs.telemetry import claim, phases
 from jobs.telemetry import folder as runfolder
 from jobs.telemetry.exporter import Exporter
+from tests.madeup import answer
 from tests.unit.test_jobs_sbatch import script
-
-
-def answer(job_id: int = 7, **fields: Any) -> str:
-    """What `scontrol show job --json` says of a job, as Slurm 24.11 does: of an array every task's record."""
-    plain = {"job_id": job_id, "job_state": ["RUNNING"], "restart_cnt": 0}
-    times = {f"{name}_time": fields.pop(f"{name}_time", 0) for name in ("submit", "start", "preempt")}
-    numbers = {name: {"set": True, "infinite": False, "number": value} for name, value in times.items()}
-    return json.dumps({"jobs": [{**plain, "job_id": 6}, {**plain, **numbers, **fields}]})
 
 
 @pytest.fixture
@@ -266,6 +259,48 @@ def test_a_requeue_that_slurm_refuses_is_told(elsewhere: Path, monkeypatch: pyte
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with pytest.raises(Failure, match="scontrol requeue 7 failed: Job not requeueable"):
         slurm.requeue()
+
+
+def test_a_task_of_an_array_asks_for_itself_and_not_for_the_array(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Slurm 24.11 has it: task 2's own number is the array's, and scontrol shows both tasks for any of them."""
+    words = "run [/data] x JobState=FAILED |b"
+    first, second = (
+        answer(job_id, name=words, comment=words, job_state=[state], array_job_id=9, array_task_id=task)
+        for job_id, state, task in ((10, "COMPLETED", 1), (9, "RUNNING", 2))
+    )
+    both = {"jobs": json.loads(first)["jobs"] + json.loads(second)["jobs"]}
+    asked = elsewhere / "asked"
+    script(
+        elsewhere / "bin/scontrol",
+        f"""case $1 in requeue) echo "$2" >>{asked} ;; *) cat <<'END'
+{json.dumps(both)}
+END
+        esac""",
+    )
+    monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "9")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    again.ask(Path("runs/9_2"))
+    assert (capsys.readouterr().out, asked.read_text()) == ("requeued\n", "9_2\n")
+    monkeypatch.setenv("SLURM_JOB_ID", "10")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    again.ask(Path("runs/9_1"))
+    assert capsys.readouterr().out.startswith("to go on: ")
+    assert asked.read_text() == "9_2\n"
+
+
+def test_an_answer_that_is_no_json_is_a_failure_and_not_a_job_outside_slurm(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(elsewhere / "bin/scontrol", "echo JobId=7 JobState=RUNNING")
+    monkeypatch.setenv("PATH", f"{elsewhere / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(Failure, match=r"scontrol show job --json 7: not what Slurm from 23\.02 on answers"):
+        slurm.job()
+    assert slurm.times() == {}
 
 
 def test_phases_outside_slurm_leave_out_what_is_unknown(elsewhere: Path) -> None:
