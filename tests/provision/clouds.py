@@ -1,12 +1,15 @@
 """Clusters in clouds: the shapes whose graphs are kept, and random ones. Loaded from a temporary checkout."""
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from infra.model.cluster import Cluster
 from infra.model.load import load_cluster
-from tests.checkout import small_cluster
+from infra.provision.graph import Resource, graph
+from tests.checkout import checkout, small_cluster
 
 AWS = {"region": "us-east-1", "zone": "us-east-1a"}
 GCP = {"project": "example", "region": "europe-west4", "zone": "europe-west4-b"}
@@ -78,6 +81,14 @@ def load(root: Path, data: dict[str, Any], name: str = "small") -> Cluster:
     path = root / "clusters" / f"{name}.yaml"
     path.write_text(json.dumps(data | {"name": name}))
     return load_cluster(path, root=root)
+
+
+@functools.cache
+def made(shape: str) -> tuple[Cluster, list[Resource]]:
+    """A shape's cluster, called small, and its graph: a second or two, once for all tests that look at it."""
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = load(checkout(Path(folder)), SHAPES[shape])
+    return cluster, graph(cluster)
 
 
 def in_cloud(data: dict[str, Any], place: str) -> dict[str, Any]:

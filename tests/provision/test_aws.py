@@ -12,7 +12,7 @@ from infra.model.shape import machines
 from infra.provision.aws import instance, network, place
 from infra.provision.graph import AUTHORIZED, KEY, Resource, graph, record
 from infra.provision.program import Inputs, program
-from tests.provision.clouds import SHAPES, load
+from tests.provision.clouds import SHAPES, load, made
 
 TESTED = {"mocks": ["place aws", "EFA, InfiniBand, RoCE", "shared disk: FSx, Filestore, Lustre"]}
 
@@ -25,12 +25,8 @@ def of(resources: list[Resource], kind: str) -> dict[str, dict[str, Any]]:
     return {r.name.split("-", 2)[2]: r.inputs for r in resources if r.type == kind}
 
 
-def made(root: Path, name: str, **changes: Any) -> list[Resource]:
-    return graph(load(root, SHAPES[name] | changes))
-
-
-def test_h100_machines_have_32_fabric_interfaces_without_addresses(root: Path) -> None:
-    resources = made(root, "aws-h100")
+def test_h100_machines_have_32_fabric_interfaces_without_addresses() -> None:
+    resources = made("aws-h100")[1]
     (template,) = of(resources, TEMPLATE).values()
     first, *fabric = template["networkInterfaces"]
     assert first["interfaceType"] == "interface" and first["networkCardIndex"] == 0
@@ -57,8 +53,8 @@ def test_efa_follows_the_facts_of_the_machine_type(hardware: str, cards: list[in
     assert instance.fabric_cards(load_profile(hardware)) == cards
 
 
-def test_two_racks_of_gb200(root: Path) -> None:
-    resources = made(root, "aws-gb200")
+def test_two_racks_of_gb200() -> None:
+    resources = made("aws-gb200")[1]
     nodes = {name: i for name, i in of(resources, INSTANCE).items() if name.startswith("gpu-")}
     assert len(nodes) == 36
     assert {i["instanceType"] for i in nodes.values()} == {"p6e-gb200.36xlarge"}
@@ -69,8 +65,8 @@ def test_two_racks_of_gb200(root: Path) -> None:
     assert not of(resources, "aws:ec2/placementGroup:PlacementGroup"), "the block has its own"
 
 
-def test_spot_in_another_zone_is_placed_there(root: Path) -> None:
-    resources = made(root, "aws-cpu")
+def test_spot_in_another_zone_is_placed_there() -> None:
+    resources = made("aws-cpu")[1]
     node = of(resources, INSTANCE)["gpu-1"]
     assert node["instanceMarketOptions"]["marketType"] == "spot"
     assert node["subnetId"] == "id-slipway-small-private-us-east-1b"
@@ -94,15 +90,15 @@ def test_a_plain_reservation_is_no_market(root: Path) -> None:
     assert "instanceMarketOptions" not in node
 
 
-def test_no_machine_has_a_role(root: Path) -> None:
-    resources = made(root, "aws-h100")
+def test_no_machine_has_a_role() -> None:
+    resources = made("aws-h100")[1]
     assert not [r for r in resources if r.type.startswith("aws:iam/")]
     assert not [i for i in of(resources, INSTANCE).values() if "iamInstanceProfile" in i]
 
 
-def test_ssh_enters_by_the_endpoint_or_by_the_named_networks(root: Path) -> None:
+def test_ssh_enters_by_the_endpoint_or_by_the_named_networks() -> None:
     endpoint = "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint"
-    closed, named = made(root, "aws-h100"), made(root, "aws-cpu")
+    closed, named = made("aws-h100")[1], made("aws-cpu")[1]
     assert of(closed, endpoint) and not of(named, endpoint)
     assert of(closed, INSTANCE)["bastion"]["associatePublicIpAddress"] is False
     assert of(named, INSTANCE)["bastion"]["associatePublicIpAddress"] is True
@@ -112,8 +108,8 @@ def test_ssh_enters_by_the_endpoint_or_by_the_named_networks(root: Path) -> None
     assert outside["securityGroupId"] == "id-slipway-small-admin"
 
 
-def test_groups_are_the_rows_of_the_port_table(root: Path) -> None:
-    rules = of(made(root, "aws-h100"), "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule")
+def test_groups_are_the_rows_of_the_port_table() -> None:
+    rules = of(made("aws-h100")[1], "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule")
     found = {
         (r["fromPort"], r["securityGroupId"].split("-")[-1], r["referencedSecurityGroupId"].split("-")[-1])
         for r in rules.values()

@@ -7,8 +7,8 @@ import pytest
 from infra.model.places import PLACES
 from infra.provision.gcp import network, place
 from infra.provision.graph import graph
-from tests.provision.clouds import SHAPES, load
-from tests.provision.test_aws import exported, made, of
+from tests.provision.clouds import SHAPES, load, made
+from tests.provision.test_aws import exported, of
 
 TESTED = {"mocks": ["place gcp", "TPU", "shared disk: FSx, Filestore, Lustre"]}
 
@@ -16,8 +16,8 @@ INSTANCE = "gcp:compute/instance:Instance"
 POLICY = "gcp:compute/resourcePolicy:ResourcePolicy"
 
 
-def test_h100_machines_have_a_network_for_each_fabric_interface(root: Path) -> None:
-    resources = made(root, "gcp-h100")
+def test_h100_machines_have_a_network_for_each_fabric_interface() -> None:
+    resources = made("gcp-h100")[1]
     node = of(resources, INSTANCE)["gpu-1"]
     assert node["machineType"] == "a3-highgpu-8g"
     networks = [nic["network"] for nic in node["networkInterfaces"]]
@@ -28,8 +28,8 @@ def test_h100_machines_have_a_network_for_each_fabric_interface(root: Path) -> N
     assert node["resourcePolicies"] == "id-slipway-small-gpu-close"
 
 
-def test_each_rack_of_gb200_is_placed_as_one_domain(root: Path) -> None:
-    resources = made(root, "gcp-gb200")
+def test_each_rack_of_gb200_is_placed_as_one_domain() -> None:
+    resources = made("gcp-gb200")[1]
     policies = of(resources, POLICY)
     assert {p["groupPlacementPolicy"]["gpuTopology"] for p in policies.values()} == {"1x72"}
     nodes = {name: i for name, i in of(resources, INSTANCE).items() if name.startswith("gpu-")}
@@ -42,8 +42,8 @@ def test_each_rack_of_gb200_is_placed_as_one_domain(root: Path) -> None:
     assert nodes["gpu-1"]["bootDisk"]["initializeParams"]["type"] == "hyperdisk-balanced"
 
 
-def test_spot_is_not_started_again_and_services_are_not_spot(root: Path) -> None:
-    instances = of(made(root, "gcp-cpu"), INSTANCE)
+def test_spot_is_not_started_again_and_services_are_not_spot() -> None:
+    instances = of(made("gcp-cpu")[1], INSTANCE)
     assert instances["gpu-1"]["scheduling"]["provisioningModel"] == "SPOT"
     assert instances["gpu-1"]["scheduling"]["automaticRestart"] is False
     assert instances["db"]["scheduling"] == {
@@ -54,8 +54,8 @@ def test_spot_is_not_started_again_and_services_are_not_spot(root: Path) -> None
     }
 
 
-def test_tpus_are_google_s_own_machines(root: Path) -> None:
-    resources = made(root, "gcp-tpu")
+def test_tpus_are_google_s_own_machines() -> None:
+    resources = made("gcp-tpu")[1]
     tpu = of(resources, "gcp:tpu/v2Vm:V2Vm")["gpu-1"]
     assert (tpu["acceleratorType"], tpu["runtimeVersion"]) == ("v5litepod-8", "v2-alpha-tpuv5-lite")
     assert tpu["networkConfig"]["enableExternalIps"] is False
@@ -63,8 +63,8 @@ def test_tpus_are_google_s_own_machines(root: Path) -> None:
     assert "gpu-1" not in of(resources, INSTANCE)
 
 
-def test_no_account_has_a_role(root: Path) -> None:
-    resources = made(root, "gcp-h100")
+def test_no_account_has_a_role() -> None:
+    resources = made("gcp-h100")[1]
     assert not [r for r in resources if "iam" in r.type.lower()]
     assert of(resources, INSTANCE)["gpu-1"]["serviceAccount"]["email"] == "slipway-small-node@project"
 
@@ -73,7 +73,7 @@ def test_ssh_enters_by_the_proxy_or_by_the_named_networks(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = "gcp:compute/firewall:Firewall"
-    closed, named = made(root, "gcp-h100"), made(root, "gcp-cpu")
+    closed, named = made("gcp-h100")[1], made("gcp-cpu")[1]
     assert of(closed, kind)["ssh-to-bastion"]["sourceRanges"] == list(PLACES["gcp"].tunnels)
     assert of(named, kind)["ssh-to-bastion"]["sourceRanges"] == ["203.0.113.0/24"]
     assert "accessConfigs" not in of(closed, INSTANCE)["bastion"]["networkInterfaces"][0]
@@ -82,8 +82,8 @@ def test_ssh_enters_by_the_proxy_or_by_the_named_networks(
     assert bastion["command"].startswith("gcloud compute start-iap-tunnel slipway-small-bastion 22 ")
 
 
-def test_egress_ends_with_a_closed_door(root: Path) -> None:
-    rules = of(made(root, "gcp-h100"), "gcp:compute/firewall:Firewall")
+def test_egress_ends_with_a_closed_door() -> None:
+    rules = of(made("gcp-h100")[1], "gcp:compute/firewall:Firewall")
     last = rules["out-closed"]
     assert last["denies"] == [{"protocol": "all"}] and last["priority"] == 65000
     assert rules["out-storage"]["allows"] == [{"protocol": "tcp", "ports": ["2049"]}]

@@ -1,24 +1,22 @@
 """The whole resource graph of real shapes, as it is committed in tests/golden/provision/. Nothing is made."""
 
-from pathlib import Path
-
 import pytest
 
 from infra.provision.graph import graph, text
 from tests import committed
-from tests.checkout import GOLDEN, checkout
-from tests.provision.clouds import SHAPES, load
+from tests.checkout import GOLDEN
+from tests.provision.clouds import SHAPES, made
 
 TESTED = {"mocks": ["place aws", "place gcp", "TPU", "EFA, InfiniBand, RoCE", "aarch64"]}
 
 
 @pytest.fixture(scope="module")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+def golden() -> dict[str, dict[str, str]]:
     """What is committed of each shape's graph."""
-    root, seen = checkout(tmp_path_factory.mktemp("golden")), committed.Seen()
-    graphs = {shape: committed.ranges(text(graph(load(root, data, shape)))) for shape, data in SHAPES.items()}
+    seen = committed.Seen()
+    graphs = {shape: committed.ranges(text(made(shape)[1])) for shape in SHAPES}
     return {
-        shape: seen.fold(shape, {f"{shape[:3]}.txt": resources}, (shape, "CLUSTER"))
+        shape: seen.fold(shape, {f"{shape[:3]}.txt": resources}, ("small", "CLUSTER"))
         for shape, resources in graphs.items()
     }
 
@@ -34,6 +32,6 @@ def test_every_golden_graph_has_its_shape() -> None:
     assert {path.name for path in (GOLDEN / "provision").iterdir()} == set(SHAPES)
 
 
-def test_the_same_cluster_gives_the_same_graph(root: Path) -> None:
-    cluster = load(root, SHAPES["aws-h100"])
-    assert text(graph(cluster)) == text(graph(cluster))
+def test_the_same_cluster_gives_the_same_graph() -> None:
+    cluster, before = made("aws-h100")
+    assert text(graph(cluster)) == text(before)
