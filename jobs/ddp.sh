@@ -7,6 +7,7 @@
 #   jobs/ddp.sh --train.steps=50      every key of jobs/ddp.yaml is an option
 set -euo pipefail
 
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=60  # seconds from SIGTERM to the end: save, and stop
 cd "$(dirname "$0")/.."
 meet=(--standalone --nproc-per-node=2)
 [[ -z ${HEAD:-} ]] || meet=(--nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-endpoint="$HEAD" --rdzv-id=ddp)

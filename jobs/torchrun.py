@@ -17,6 +17,7 @@ process of a step (proctrack/linuxproc), a worker gets it twice, which is as goo
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,8 @@ from pathlib import Path
 from jobs.cluster import kubernetes
 
 SHUTDOWN_S = 60  # from SIGTERM to SIGKILL, as `warning_s` of the job descriptions and KillWait of our Slurm
+# Every optimiser and DistributedDataParallel import torch._dynamo, for a second; these programs have neither.
+WITHOUT_OPTIMISER = ("jobs.collectives", "jobs.whoami")
 
 
 def main(arguments: list[str]) -> int:
@@ -38,16 +41,25 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-    threading.Thread(target=_pass_on, name="pass-on-usr2", daemon=True).start()
 
+    gc.disable()  # importing makes much and leaves no garbage; a seventh of its time
     from torch.distributed import run  # after the signal is safe: this takes seconds
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from jobs.launch import agent
+    from jobs.launch import agent, fork
 
-    agent.install()
-    if ":" in run.parse_args(arguments).nnodes:
+    gc.enable()
+    asked = run.parse_args(arguments)
+    program = asked.training_script if asked.module else ""
+    server = None
+    if fork.can_run(
+        (sys.executable, "-u", "-m", program)
+    ):  # now: in a moment there are threads and sockets here
+        server = fork.ForkServer.here(() if program in WITHOUT_OPTIMISER else ("torch._dynamo",))
+    threading.Thread(target=_pass_on, name="pass-on-usr2", daemon=True).start()
+    agent.install(server)
+    if ":" in asked.nnodes:
         os.environ["SLIPWAY_ELASTIC"] = "1"  # an interrupted worker leaves the job to the other nodes
     try:
         run.main(arguments)
@@ -67,6 +79,9 @@ def main(arguments: list[str]) -> int:
         # The place to meet is gone, or not there yet: another pod is being started again.
         print(f"torchrun on {os.uname().nodename}: {type(error).__name__}: {error}", file=sys.stderr)
         return kubernetes.AGAIN
+    finally:
+        if server:
+            server.close()
     return 0
 
 
@@ -79,7 +94,7 @@ def _pass_on() -> None:
     signal.sigwait({signal.SIGUSR2})
     told: set[int] = set()
     while True:
-        for child in set(children(os.getpid())) - told:
+        for child in set(workers(os.getpid())) - told:
             with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
                 os.kill(child, signal.SIGUSR2)
             told.add(child)
@@ -87,7 +102,17 @@ def _pass_on() -> None:
 
 
 def children(parent: int) -> list[int]:
-    """Process ids of a process's children, from /proc."""
+    """Process ids of a process's children, from /proc, in the order of their starts."""
+    return [pid for pid, _ in _children(parent)]
+
+
+def workers(agent: int) -> list[int]:
+    """Process ids of a torchrun's workers, in the order of their ranks: each leads a session of its own."""
+    return [pid for pid, session in _children(agent) if pid == session]
+
+
+def _children(parent: int) -> list[tuple[int, int]]:
+    """Process id and session of each."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -95,8 +120,8 @@ def children(parent: int) -> list[int]:
         except OSError:  # it ended meanwhile
             continue
         if int(fields[1]) == parent:
-            found.append(int(stat.parent.name))
-    return found
+            found.append((int(fields[19]), int(stat.parent.name), int(fields[3])))
+    return [(pid, session) for _, pid, session in sorted(found)]
 
 
 if __name__ == "__main__":

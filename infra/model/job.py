@@ -25,6 +25,7 @@ Launcher = Annotated[
 # What launchers say to the processes that they start; TrainJob refuses PET_* outright.
 TAKEN = re.compile(
     r"(PET|MASTER|SLURM|TORCHELASTIC|TORCHX|SUBMITIT)_.*|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)"
+    r"|TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # warning_s
 )
 
 

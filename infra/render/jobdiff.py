@@ -53,7 +53,7 @@ def _torchrun(job: JobFile) -> Iterator[tuple[str, str]]:
         yield "nodes", f"a person starts it on each of {job.nodes} machines; alone it has all workers here"
     yield "gpus, cpus, memory", "nothing is reserved, and nothing is held to it"
     yield "time_limit_minutes", "there is none"
-    yield "warning_s", "nobody warns; SIGTERM to it gives the workers 30 s to save"
+    yield "warning_s", f"nobody warns; SIGTERM to it gives the workers {job.warning_s} s to save"
     yield "restart", "a machine that dies is not replaced"
 
 

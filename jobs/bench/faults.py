@@ -22,7 +22,7 @@ from typing import Any
 from jobs.bench.figure import Figure
 from jobs.cli.errors import Failure
 from jobs.telemetry import metrics
-from jobs.torchrun import children
+from jobs.torchrun import workers
 
 PATIENCE_S = 300
 HUNG_GOAL_S = 5.0  # until a rank that says nothing is known to be dead
@@ -58,7 +58,7 @@ class Job:
         try:
             yield process
         finally:
-            for child in children(process.pid):
+            for child in workers(process.pid):
                 os.kill(child, signal.SIGKILL)
             process.kill()
             process.wait()
@@ -119,7 +119,7 @@ def faults() -> list[Figure]:
         with job.running(2, restarts=1) as process:
             job.until("25 steps", partial(job.has, before + 25), process)
             started = _attempts(job)[-1]
-            victim = children(process.pid)[-1]
+            victim = workers(process.pid)[-1]
             at = time.monotonic()
             os.kill(victim, signal.SIGKILL)
             count = len(_attempts(job))
@@ -137,7 +137,7 @@ def faults() -> list[Figure]:
             ]
             # Under way again: for 4 s after the first step, which may compile, nobody is judged.
             job.until("25 steps more", partial(job.has, len(job.steps()) + 25), process)
-            hung = children(process.pid)[-1]
+            hung = workers(process.pid)[-1]
             ended = job.folder / "ended.json"
             ended.unlink(missing_ok=True)
             at = time.monotonic()

@@ -1,4 +1,4 @@
-"""torchrun's agent with four habits more; jobs/torchrun.py puts it in place of torch's own.
+"""torchrun's agent with six habits more; jobs/torchrun.py puts it in place of torch's own.
 
 - A worker that ends with exit code 2, a mistake that the next start would meet again, is not started again.
 - What is started again is told since when (`SLIPWAY_FAILED_UNIX`, `SLIPWAY_AGENT_UNIX`), for its waterfall, and
@@ -7,6 +7,9 @@
   started again, workers may read where a dead one listened ("Gloo connectFullMesh failed"), and when another node
   becomes the first, the others look for it at the old one.
 - A worker that was stopped (SIGSTOP) and stays so is killed: torchrun's SIGTERM would wait 30 s for it.
+- Workers are forked from a process that has imported torch, instead of importing it each (jobs/launch/fork.py).
+- Workers that are to end have the time that the job was promised, not torch's 30 s (TORCH_ELASTIC_SHUTDOWN_TIMEOUT),
+  also when the number of nodes changes.
 
 Bound to the private names of torch in the stack's lock; tests/jobs/test_heartbeat.py fails when they change.
 """
@@ -14,13 +17,20 @@ Bound to the private names of torch in the stack's lock; tests/jobs/test_heartbe
 import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing import api as multiprocessing
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 from torch.distributed.launcher import api
 
+from jobs.launch import fork
+
+# From the signal to the end: save, and stop. As long as the job is promised; its launchers' files say so.
+PATIENCE_S = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "60"))
 STOPPED_S = 6.0  # after the heartbeat, which can say more, had its time
 
 
@@ -49,6 +59,11 @@ class Agent(api.LocalElasticAgent):
             if any(failure.exitcode == 2 for failure in result.failures.values()):
                 self._remaining_restarts = 0
         return result
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *rest: Any, **named: Any) -> None:
+        if self._pcontext:
+            self._pcontext.close(death_sig, PATIENCE_S)
+        super()._shutdown(death_sig, *rest, **named)
 
     def _restart_workers(self, worker_group: Any) -> None:
         os.environ["SLIPWAY_AGENT_UNIX"] = repr(time.time())
@@ -81,6 +96,26 @@ def stopped(pid: int) -> bool:
     return state == "T"
 
 
-def install() -> None:
-    """Let torch.distributed.run use this agent."""
+class Handler(SubprocessHandler):
+    """One worker: forked where it can be (jobs/launch/fork.py), else started afresh, as torch does."""
+
+    server: fork.ForkServer | None = None
+
+    def _popen(self, args: tuple[str, ...], env: dict[str, str]) -> "subprocess.Popen[Any]":
+        if self.server and fork.can_run(args):
+            try:
+                return self.server.popen(
+                    args, env=env, stdout=self._stdout, stderr=self._stderr, start_new_session=True
+                )
+            except fork.Gone as error:
+                print(f"{error}; workers on {os.uname().nodename} are started afresh", flush=True)
+                type(self).server = None
+        started: subprocess.Popen[Any] = super()._popen(args, env)
+        return started
+
+
+def install(server: fork.ForkServer | None) -> None:
+    """Let torch.distributed.run use this agent, and it the server."""
     api.LocalElasticAgent = Agent
+    Handler.server = server
+    multiprocessing.get_subprocess_handler = Handler

@@ -21,8 +21,8 @@ from jobs.data import shards as data
 from jobs.resilience import signals
 from jobs.telemetry import metrics
 from jobs.telemetry.phases import Phases
-from jobs.torchrun import children
-from tests.jobs.world import Worlds, helpers
+from jobs.torchrun import children, workers
+from tests.jobs.world import Worlds, forks, helpers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Small enough that a step takes milliseconds, long enough that a signal finds it under way.
@@ -85,9 +85,9 @@ class Trainer:
         self, ranks: int, *launcher: str, module: str = "jobs.train", **changes: Any
     ) -> "subprocess.Popen[str]":
         """Ranks under torchrun, with more of its options (default: --standalone)."""
-        return subprocess.Popen(
+        return forks().popen(
             [
-                *(sys.executable, "-m", "jobs.torchrun", *(launcher or ("--standalone",))),
+                *(sys.executable, "-u", "-m", "jobs.torchrun", *(launcher or ("--standalone",))),
                 *(f"--nproc-per-node={ranks}", "-m", module, *self.options(**changes)),
             ],
             cwd=CHECKOUT,
@@ -117,14 +117,11 @@ class Trainer:
             time.sleep(0.01)
 
     def worker(self, process: "subprocess.Popen[str]", rank: int) -> int:
-        """Process number of a rank."""
-        for pid in self.workers(process):
-            if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                return pid
-        raise AssertionError(f"no rank {rank} below {process.pid}")
+        """Process number of a rank, of a torchrun that has all of them."""
+        return self.workers(process)[rank]
 
     def workers(self, process: "subprocess.Popen[str]") -> list[int]:
-        return sorted(children(process.pid))
+        return workers(process.pid)
 
 
 # What a run in this process sets for itself, and a torchrun started later must not see.

@@ -100,7 +100,7 @@ def test_each_restart_tells_what_it_cost(survived: Survived) -> None:
         found = attempt["waterfall"]
         assert found["again"] > 0
         assert all(found[name] is not None for name in ("detect", "start", "import", "load", "catch_up"))
-        assert found["import"] > 0.1
+        assert found["import"] > 0
     assert "restart 1: detect" in survived.output
     assert survived.output.count("caught up: ") == 3
 

@@ -9,6 +9,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,8 @@ import pytest
 
 from jobs.telemetry import metrics
 from jobs.tools import samples
-from tests.jobs.conftest import Trainer
+from tests.jobs.conftest import CHECKOUT, Trainer, clean
+from tests.jobs.world import forks
 
 TESTED = {"real": ["training on one node"]}
 
@@ -142,3 +145,28 @@ def test_with_too_little_warning_the_last_whole_save_counts(
     assert disturbed.losses() == reference
     assert "none lost, none repeated" in samples.prove(disturbed.folder)
     assert json.loads((disturbed.folder / "summary.json").read_text())["state"] == "completed"
+
+
+# Torch's own patience is 30 s. `ddp.sbatch` and the other launchers' files say 60, as they promise.
+@pytest.mark.parametrize(
+    ("promised", "save_s", "saved"), [("3", 20, False), pytest.param("", 33, True, marks=pytest.mark.more)]
+)
+def test_a_slow_save_after_sigterm_has_the_time_that_was_promised(
+    tmp_path: Path, promised: str, save_s: float, saved: bool
+) -> None:
+    done = tmp_path / "saved"
+    process = forks().popen(
+        [
+            *(sys.executable, "-u", "-m", "jobs.torchrun", "--standalone", "--nproc-per-node=1"),
+            *("-m", "tests.jobs.probe", "save", str(save_s), str(done)),
+        ],
+        cwd=CHECKOUT,
+        env={**clean(), **({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": promised} if promised else {})},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout and process.stdout.readline() == b"waits\n"
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert done.exists() == saved
+    assert saved or 3 <= time.monotonic() - begin < 20

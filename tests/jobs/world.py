@@ -11,6 +11,7 @@ traceback, and the world is thrown away: its ranks may wait for each other.
 """
 
 import atexit
+import functools
 import multiprocessing
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ from datetime import timedelta
 from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
+
+from jobs.launch.fork import ForkServer
 
 TIMEOUT_S = 120  # of a case, and of a collective in it
 CASES = 8  # of a world: groups of processes that a case has made stay, with threads that never rest
@@ -101,9 +104,16 @@ class Worlds:
         self._found.clear()
 
 
+@functools.cache
+def forks() -> ForkServer:
+    """What torchruns are forked from: a process that has imported all that they need, once for all tests."""
+    return ForkServer.fresh(("torch.distributed.run", "torch._dynamo"))
+
+
 def helpers() -> set[int]:
-    """Process ids of what Python keeps beside the ranks: the server that they are forked from, and its own."""
+    """Process ids of what is kept beside the ranks: the servers that they are forked from, and Python's own."""
     kept = (
+        forks().pid if forks.cache_info().currsize else None,
         getattr(forkserver._forkserver, "_forkserver_pid", None),
         getattr(resource_tracker._resource_tracker, "_pid", None),
     )
