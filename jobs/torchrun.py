@@ -53,9 +53,8 @@ def main(arguments: list[str]) -> int:
     asked = run.parse_args(arguments)
     program = asked.training_script if asked.module else ""
     server = None
-    if fork.can_run(
-        (sys.executable, "-u", "-m", program)
-    ):  # now: in a moment there are threads and sockets here
+    # Now: in a moment there are threads and sockets in this process.
+    if fork.can_run((sys.executable, "-u", "-m", program)):
         server = fork.ForkServer.here(() if program in WITHOUT_OPTIMISER else ("torch._dynamo",))
     threading.Thread(target=_pass_on, name="pass-on-usr2", daemon=True).start()
     agent.install(server)

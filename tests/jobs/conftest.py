@@ -82,10 +82,13 @@ class Trainer:
                     dist.destroy_process_group()
 
     def start(
-        self, ranks: int, *launcher: str, module: str = "jobs.train", **changes: Any
+        self, ranks: int, *launcher: str, module: str = "jobs.train", fresh: bool = False, **changes: Any
     ) -> "subprocess.Popen[str]":
-        """Ranks under torchrun, with more of its options (default: --standalone)."""
-        return forks().popen(
+        """Ranks under torchrun, with more of its options (default: --standalone).
+
+        torchrun is forked from what has imported torch, or started afresh, as from a person's shell.
+        """
+        return (subprocess.Popen if fresh else forks().popen)(
             [
                 *(sys.executable, "-u", "-m", "jobs.torchrun", *(launcher or ("--standalone",))),
                 *(f"--nproc-per-node={ranks}", "-m", module, *self.options(**changes)),

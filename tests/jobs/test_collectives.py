@@ -19,7 +19,7 @@ from jobs.collectives.__main__ import Case
 from jobs.collectives.sweep import OPERATIONS, Sweep
 from jobs.parallel.ranks import Ranks
 from tests.jobs.conftest import CHECKOUT
-from tests.jobs.world import World
+from tests.jobs.world import World, forked
 
 TESTED = {"real": ["training on one node"]}
 TYPES = ("float64", "float32", "bfloat16", "float16", "int64", "int32", "int8", "uint8")
@@ -48,15 +48,13 @@ class Somebody:
 
 
 def measured(ranks: int, folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
+    return forked(
         [
-            *(sys.executable, "-m", "jobs.torchrun", "--standalone", f"--nproc-per-node={ranks}"),
+            *(sys.executable, "-u", "-m", "jobs.torchrun", "--standalone", f"--nproc-per-node={ranks}"),
             *("-m", "jobs.collectives", f"--run.folder={folder}", "--sweep.iterations=1"),
             *("--sweep.rounds=1", "--sweep.warmup=0", *words),
         ],
         cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
         timeout=120,
     )
 

@@ -22,6 +22,7 @@ from jobs.launch import ddp_submitit, executor
 from jobs.telemetry import metrics
 from jobs.torchrun import children
 from tests.jobs.conftest import CHECKOUT, LEFT_OVER, TINY, Trainer, clean
+from tests.jobs.world import forks
 from tests.madeup import answer
 
 TESTED = {"real": ["training on one node"], "stand-in": ["Slurm with accounting", "Kubernetes"]}
@@ -55,8 +56,8 @@ class Launch:
         return ["-m", "tests.jobs.both", f"--run.folder={self.folder / name}", *self.options]
 
     def start(self, *words: str, **env: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, *words],
+        return forks().popen(
+            [sys.executable, "-u", *words],
             cwd=CHECKOUT,
             env={**self.env, **env},
             stdout=subprocess.PIPE,

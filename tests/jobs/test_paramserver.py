@@ -17,7 +17,9 @@ import pytest
 
 from jobs.paramserver import wire
 from jobs.paramserver.tickets import Ticket
+from jobs.torchrun import children
 from tests.jobs.conftest import CHECKOUT, Trainer, clean
+from tests.jobs.world import forked, forks
 
 TESTED = {"real": ["training on one node"]}
 
@@ -25,7 +27,7 @@ TESTED = {"real": ["training on one node"]}
 @contextmanager
 def serving(trainer: Trainer, **changes: Any) -> "Iterator[subprocess.Popen[str]]":
     """A server with its workers on this machine; killed at the end if it still runs."""
-    process = subprocess.Popen(
+    process = forks().popen(
         [sys.executable, "-u", "-m", "jobs.paramserver", *trainer.options(**changes)],
         cwd=CHECKOUT,
         env=clean(),
@@ -36,7 +38,7 @@ def serving(trainer: Trainer, **changes: Any) -> "Iterator[subprocess.Popen[str]
     try:
         yield process
     finally:
-        for worker in trainer.workers(process):
+        for worker in children(process.pid):
             os.kill(worker, signal.SIGKILL)
         process.kill()
         process.wait()
@@ -91,16 +93,16 @@ def test_a_worker_that_is_killed_stops_nobody_and_another_may_come(trainer: Trai
         address = next(found[1] for line in said if (found := re.search(r"--server.address=(\S+)", line)))
         assert any("; 2 at work" in line for line in said)
         trainer.reaches(5, process)
-        victim, left = trainer.workers(process)
+        victim, left = children(process.pid)
         os.kill(left, signal.SIGSTOP)
         os.kill(victim, signal.SIGKILL)
         assert any(f"/{victim} is lost" in line and "1 left" in line for line in said)
-        command = [sys.executable, "-m", "jobs.paramserver"]
+        command = [sys.executable, "-u", "-m", "jobs.paramserver"]
         foreign = trainer.options(**changes, model__layers=2, server__address=address)
-        other = subprocess.run([*command, *foreign], env=clean(), **QUIET)
+        other = forked([*command, *foreign], env=clean(), cwd=CHECKOUT)
         assert other.returncode == 1
         assert "refuses this worker: it has another model" in other.stderr
-        more = subprocess.Popen(
+        more = forks().popen(
             [*command, *trainer.options(**changes, server__address=address)], cwd=CHECKOUT, env=clean()
         )
         assert any(f"/{more.pid} came; 2 at work" in line for line in said)
@@ -125,10 +127,10 @@ def test_stale_synchronous_by_torchrun_stays_in_its_bounds_and_can_be_looked_at_
 ) -> None:
     """Rank 0 serves, the others work; started again after its end it ends at once."""
     words = [
-        *(sys.executable, "-m", "jobs.torchrun", "--standalone", "--nproc-per-node=3"),
+        *(sys.executable, "-u", "-m", "jobs.torchrun", "--standalone", "--nproc-per-node=3"),
         *("-m", "jobs.paramserver", *trainer.options(train__steps=30, server__staleness=1)),
     ]
-    done = subprocess.run(words, env=clean(), **QUIET)
+    done = forked(words, env=clean(), cwd=CHECKOUT)
     assert done.returncode == 0, done.stderr
     assert len(trainer.losses()) == 30
     told = summary(trainer)["server"]
@@ -137,7 +139,7 @@ def test_stale_synchronous_by_torchrun_stays_in_its_bounds_and_can_be_looked_at_
     report = subprocess.run([sys.executable, "-m", "jobs", "report", str(trainer.folder)], **QUIET)
     assert report.returncode == 0, report.stderr
     assert told["staleness_max"] <= 3 * 2 - 1  # the other parts of the steps before, of it and after
-    done = subprocess.run(words, env=clean(), **QUIET)
+    done = forked(words, env=clean(), cwd=CHECKOUT)
     assert done.returncode == 0, done.stderr
     assert summary(trainer)["resumed_from"] == 30
     assert summary(trainer)["server"]["updates"] == 0
@@ -179,7 +181,7 @@ def test_ranks_that_do_not_split_the_batch_are_a_mistake(
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    done = subprocess.run([sys.executable, "-m", "jobs.paramserver", *trainer.options()], **QUIET)
+    done = forked([sys.executable, "-u", "-m", "jobs.paramserver", *trainer.options()], cwd=CHECKOUT)
     assert done.returncode == 2
     said = "train.batch: 8 sequences do not split evenly over 3 workers; rank 0 is the server\n"
     assert done.stderr == said

@@ -69,7 +69,7 @@ def test_a_warning_during_the_start_is_kept_until_the_worker_can_act_on_it(
     trainer: Trainer, has_worker: bool
 ) -> None:
     """It comes while torchrun, or already its worker, still imports torch: not lost, and not deadly."""
-    process = trainer.start(1)
+    process = trainer.start(1, fresh=True)
     while not (trainer.workers(process) if has_worker else blocks_the_warning(process.pid)):
         assert process.poll() is None
     os.kill(process.pid, signal.SIGUSR2)
@@ -87,7 +87,7 @@ def blocks_the_warning(process: int) -> bool:
 
 
 def test_one_rank_told_to_end_takes_the_others_with_it_after_a_save(trainer: Trainer) -> None:
-    """SIGTERM to torchrun, as scancel and kubectl delete do: it passes it on and gives workers 30 s."""
+    """SIGTERM to torchrun, as scancel and kubectl delete do: it passes it on and gives workers the time for it."""
     process = trainer.start(2)
     trainer.reaches(20, process)
     os.kill(process.pid, signal.SIGTERM)

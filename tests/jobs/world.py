@@ -14,10 +14,11 @@ import atexit
 import functools
 import multiprocessing
 import shutil
+import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
@@ -108,6 +109,17 @@ class Worlds:
 def forks() -> ForkServer:
     """What torchruns are forked from: a process that has imported all that they need, once for all tests."""
     return ForkServer.fresh(("torch.distributed.run", "torch._dynamo"))
+
+
+def forked(words: Sequence[str], timeout: float = 240, **named: Any) -> "subprocess.CompletedProcess[str]":
+    """As subprocess.run with its output captured, for `python -u -m MODULE` of this checkout."""
+    with forks().popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **named) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, output, errors)
 
 
 def helpers() -> set[int]:
