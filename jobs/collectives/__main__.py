@@ -187,9 +187,10 @@ def measure(sweep: Sweep, ranks: Any, given_gb_per_s: float = 0.0) -> tuple[list
     NCCL's is `given_gb_per_s`. Copies in memory bound what ranks of one host do, and there is none for others.
     Raises Failure, on all ranks, when a result is wrong.
     """
+    from jobs.cluster.address import address
     from jobs.collectives import link
 
-    one_host = len(set(ranks.gathered(link.address()))) == 1
+    one_host = len(set(ranks.gathered(address()))) == 1
     gpu = ranks.device.type == "cuda"
     ring = None if gpu else link.Ring(ranks)
     rates: dict[str, list[float]] = {"all at once": [], "one way": []}

@@ -1,39 +1,20 @@
 """What the way between ranks carries at most, without any library: plain TCP sockets, and a copy in memory.
 
 Both are measured by all ranks at once, because a collective keeps all of them busy at once, and in the same run
-as what is held against them. The sockets take the address that gloo takes: of GLOO_SOCKET_IFNAME's interface,
-else what this host's name means, else the loopback.
+as what is held against them. The sockets take the address that gloo takes (jobs/cluster/address.py).
 """
 
-import fcntl
-import os
 import socket
 import statistics
-import struct
 import threading
 import time
 
 import torch
 
+from jobs.cluster.address import address
 from jobs.parallel.ranks import Ranks
 
 BLOCK = 1 << 20  # bytes that one call of send or receive is given
-SIOCGIFADDR = 0x8915  # netdevice(7): the address of an interface
-
-
-def address() -> str:
-    """The IPv4 address that other ranks reach this process at."""
-    named = os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        if named:
-            asked = struct.pack("256s", named.encode()[:15])
-            return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), SIOCGIFADDR, asked)[20:24])
-        try:
-            found = socket.gethostbyname(socket.gethostname())
-            probe.bind((found, 0))  # a name may mean another machine
-        except OSError:
-            return "127.0.0.1"
-        return found
 
 
 class Ring:

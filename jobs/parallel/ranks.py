@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from jobs.cli.errors import Failure, Mistake
+from jobs.cluster import address
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ def start(peer_timeout_s: int) -> Ranks:
     device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
+    address.show_gloo()
     timeout = timedelta(seconds=peer_timeout_s)
     if "MASTER_PORT" in os.environ:
         dist.init_process_group(

@@ -72,11 +72,11 @@ def _run(config: Config, arguments: Sequence[str], warnings: signals.Warnings) -
     if rank:
         host, _, port = store.get("paramserver").decode().rpartition(":")
         return _work(config, (host, int(port)))
-    from jobs.collectives import link
+    from jobs.cluster.address import address
 
     with socket.create_server(("", 0)) as listener:
-        store.set("paramserver", f"{link.address()}:{listener.getsockname()[1]}")
-        return _serve(config, listener, link.address(), ranks - 1, warnings)
+        store.set("paramserver", f"{address()}:{listener.getsockname()[1]}")
+        return _serve(config, listener, address(), ranks - 1, warnings)
 
 
 def _work(config: Config, address: tuple[str, int]) -> bool:
