@@ -89,7 +89,8 @@ def host() -> str:
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0))
     return (
-        f"{platform.node()}: {processor()}, {cores} cores, {memory_gib:.0f} GiB, Linux {platform.release()}"
+        f"{platform.node()}: {processor()}, {cores} core{'' if cores == 1 else 's'}, {memory_gib:.0f} GiB, "
+        f"Linux {platform.release()}"
     )
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 860, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 12, 40
 POINTS = 600  # of a line at most: more than a screen shows
+LABEL = 14  # height of a line of text
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; lighter ones on dark.
 STYLE = """svg{width:100%;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--dim)}
+svg .label{paint-order:stroke;stroke:var(--back);stroke-width:3px}
 .axis{stroke:var(--line);fill:none}.mark{stroke:var(--dim);stroke-dasharray:5 4}
 .plot{fill:none;stroke-width:1.6}rect{stroke:var(--back);stroke-width:.7}
 :root{--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;--c4:#b58900;--c5:#56b4e9;--c6:#8a8a8a;--c7:#6a3d9a}
@@ -70,10 +72,12 @@ def chart(
     parts.append(
         f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y)}</text>'
     )
-    for name, value in marks:
+    marks.sort(key=lambda mark: -mark[1])
+    places = apart([down(value) - 4 for _, value in marks], LABEL, TOP + LABEL, bottom)
+    for (name, value), at in zip(marks, places, strict=True):
         parts.append(f'<path class="mark" d="M{LEFT} {down(value):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(
-            f'<text x="{WIDTH - RIGHT}" y="{down(value) - 4:.1f}" text-anchor="end">{html.escape(name)}</text>'
+            f'<text class="label" x="{WIDTH - RIGHT}" y="{at:.1f}" text-anchor="end">{html.escape(name)}</text>'
         )
     for number, name, points in drawn:
         path = "L".join(f"{across(at):.1f} {down(value):.1f}" for at, value in points)
@@ -138,6 +142,21 @@ def ticks(least: float, most: float) -> list[float]:
     step *= next(times for times in (1, 2, 5, 10) if rough <= times * step * (1 + 1e-9))
     first, last = math.floor(least / step + 1e-9), math.ceil(most / step - 1e-9)
     return [number * step for number in range(first, last + 1)]
+
+
+def apart(places: Sequence[float], gap: float, first: float, last: float) -> list[float]:
+    """Ascending places, pushed on until each two are `gap` apart, and back where they would pass `last`.
+
+    Where there is no room for that, as far apart as there is room for.
+    """
+    if len(places) > 1:
+        gap = min(gap, (last - first) / (len(places) - 1))
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, first, moved[-1] + gap if moved else first))
+    for at in reversed(range(len(moved))):
+        moved[at] = min(moved[at], last - (len(moved) - 1 - at) * gap)
+    return moved
 
 
 def _thin(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:

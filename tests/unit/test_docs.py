@@ -54,6 +54,20 @@ def test_verbs_and_commands_that_a_page_names_exist(page: docs.Page) -> None:
     assert page.commands() <= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
+def test_steps_that_a_page_says_are_those_of_the_job() -> None:
+    """`150 of jobs/ddp.yaml` in prose, and a report of the default job: both are what the file says."""
+    file = (CHECKOUT / "jobs/ddp.yaml").read_text()
+    steps = re.search(r"^  steps: (\d+)$", file, re.MULTILINE)
+    assert steps
+    said = []
+    for page in PAGES:
+        text = (CHECKOUT / page.name).read_text()
+        said += re.findall(r"(\d+) (?:steps )?of `jobs/ddp\.yaml`", text)
+        said += re.findall(r"ddp +\d+ nodes x \d ranks? +step \d+/(\d+)", text)
+    assert len(said) > 1
+    assert set(said) == {steps[1]}
+
+
 def test_every_verb_is_told_of() -> None:
     assert set.union(*(page.verbs() for page in PAGES)) == VERBS
 

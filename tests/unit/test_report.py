@@ -2,9 +2,12 @@
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs import __main__ as verbs
 from jobs.tools import compare, report, svg
@@ -158,6 +161,24 @@ def test_a_spike_survives_thinning() -> None:
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", drawn.partition('class="plot"')[2])]
     assert len(heights) <= svg.POINTS + 2
     assert min(heights) == svg.TOP
+
+
+@given(st.lists(st.floats(min_value=0, max_value=10), min_size=1, max_size=12))
+def test_names_of_dashed_lines_do_not_overlap_and_stay_in_the_picture(values: list[float]) -> None:
+    marks = [(f"line {number}", value) for number, value in enumerate(values)]
+    text = svg.chart("t", [svg.Line("a", [(0, 0.0), (1, 10.0)])], "x", "y", marks)
+    found = re.findall(r'class="label" x="[\d.]+" y="([\d.]+)" text-anchor="end">line (\d+)<', text)
+    places = [float(at) for at, _ in found]
+    assert len(found) == len(values)
+    assert all(later - earlier >= svg.LABEL - 0.2 for earlier, later in pairwise(places))
+    assert all(svg.TOP <= at <= svg.HEIGHT - svg.BOTTOM + 0.1 for at in places)
+    heights = [values[int(number)] for _, number in found]
+    assert heights == sorted(heights, reverse=True)  # in the order of the lines
+
+
+def test_names_that_have_room_stay_at_their_lines() -> None:
+    assert svg.apart([20.0, 60.0, 61.0], 14, 10, 300) == [20.0, 60.0, 74.0]
+    assert svg.apart([20.0, 298.0, 299.0], 14, 10, 300) == [20.0, 286.0, 300.0]
 
 
 def test_a_chart_of_nothing_is_nothing() -> None:
