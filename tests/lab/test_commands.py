@@ -69,3 +69,39 @@ def test_make_env_prints_what_to_eval(lab: Lab) -> None:
     assert sbatch == str(CHECKOUT / "bin" / "sbatch")
     assert cluster == lab.project.cluster
     assert path.split(":").count(str(CHECKOUT / "bin")) == 1
+
+
+def test_a_loop_around_sbatch_keeps_its_lines(lab: Lab) -> None:
+    loop = "while read -r n; do sbatch --output=/dev/null --hold --job-name=loop-$n --wrap true; done"
+    lab.ok(f"printf '1\\n2\\n3\\n' | {loop}")
+    assert sorted(lab.ok("squeue -h -u ml -o %j").split()) == ["loop-1", "loop-2", "loop-3"]
+    script = lab.sh("sbatch --parsable --hold --output=/dev/null", stdin="#!/bin/sh\ntrue\n")
+    assert script.returncode == 0, script.stderr
+
+
+def test_what_describes_another_cluster_in_the_same_shell_has_no_effect(lab: Lab) -> None:
+    assert lab.ok("SLURM_JOB_ID=999 SLURM_NTASKS=64 SLURM_NODELIST=x srun hostname") in ("c1", "c2")
+    assert lab.ok("SLURM_CONF=/elsewhere SLURM_CLUSTERS=other squeue -h") == ""
+    lab.ok("SLURM_NTASKS=64 SLURM_CPUS_PER_TASK=64 sbatch --hold --output=/dev/null --wrap true")
+
+
+def test_times_are_ones_own(lab: Lab) -> None:
+    job = lab.ok("TZ=Asia/Tokyo sbatch --parsable --output=/dev/null --begin=2030-01-01T09:00 --wrap true")
+    begins = f"squeue -h -j {job} -o %S"
+    assert lab.ok(f"TZ=UTC {begins}") == "2030-01-01T00:00:00"
+    assert lab.ok(f"TZ=Asia/Tokyo {begins}") == "2030-01-01T09:00:00"
+
+
+def test_commands_work_in_any_folder_and_jobs_start_where_nodes_see_it(lab: Lab) -> None:
+    logs = CHECKOUT / "build" / lab.project.cluster / "logs"
+    assert lab.ok("squeue -h", cwd=logs) == ""  # type: ignore[arg-type]
+    done = lab.sh("sbatch --wrap true", cwd=logs)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    gone = "mkdir -p runs/gone && cd runs/gone && rmdir ../gone"
+    assert lab.ok(f"{gone}; squeue -h 2>/dev/null") == ""
+
+
+def test_a_bare_salloc_is_a_shell_of_ones_own(lab: Lab) -> None:
+    done = lab.sh("salloc --mem=50M", stdin="echo in $SLURM_JOB_ID as $USER $LOGNAME $SHELL; exit 3\n")
+    assert done.returncode == 3
+    assert "as ml ml /bin/bash" in done.stdout
