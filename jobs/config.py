@@ -127,7 +127,10 @@ class Run:
     folder: str = option("", "run folder; an existing one is gone on with. Default: runs/<job id or time>")
     log_every: int = option(20, "steps between two progress lines", 1)
     validate: int = option(1024, "validation sequences that the summary's bits per byte are measured on", 1)
-    peer_timeout_s: int = option(60, "seconds until a collective that waits for a peer fails", 1)
+    peer_timeout_s: int = option(60, "seconds until a step's collective that waits for a peer fails", 1)
+    slow_timeout_s: int = option(
+        1800, "the same where one rank may take long: data, the first step, saves, validation", 1
+    )
     heartbeat_s: float = option(
         4.0,
         "seconds of silence until a rank counts as dead; 0: nobody watches (jobs/resilience/heartbeat.py)",

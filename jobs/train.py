@@ -44,7 +44,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     phases.mark("import")
 
     # -- who we are ----------------------------------------------------------------------------------------
-    ranks = everyone.start(config.run.peer_timeout_s)
+    ranks = everyone.start(config.run.peer_timeout_s, config.run.slow_timeout_s)
     phases.mark("rendezvous")
     mesh = Mesh.of(config, ranks.size)
     torch.set_num_threads(config.train.threads)
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str]) -> int:
     warnings = signals.Warnings()
     warnings.listen()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
-    first = os.environ.get("RANK", "0") == "0"
+    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     elastic = "SLIPWAY_ELASTIC" in os.environ
     try:
         whole = train(configuration.load(arguments), warnings, Phases(STARTED))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.cli.errors import Failure
+from jobs.cli.errors import Failure, Mistake
 
 # Of a launcher in this process that queues the job again in its own way, after `main`: see jobs/launch/executor.py
 instead: Callable[[], None] | None = None
@@ -34,6 +34,20 @@ def number() -> str | None:
     """
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID") or None
+
+
+def refuse_tasks() -> None:
+    """Raises Mistake where srun or mpirun started this process beside others and nobody told it its rank: each would
+    take itself for the only one, train alone, and all of them in one folder."""
+    if "RANK" in os.environ:
+        return
+    for launcher, name in (("srun", "SLURM_STEP_NUM_TASKS"), ("mpirun", "OMPI_COMM_WORLD_SIZE")):
+        tasks = int(os.environ.get(name, "1"))
+        if tasks > 1:
+            raise Mistake(
+                f"{launcher} started {tasks} tasks, and no torchrun says which rank each is: start one task on each "
+                "node, of python -m jobs.torchrun, as jobs/ddp.sbatch does"
+            )
 
 
 def job() -> Job | None:

@@ -13,7 +13,7 @@ from typing import Any
 from jobs import paramserver as package
 from jobs.cli import options
 from jobs.cli.errors import Failure, Mistake
-from jobs.cluster import kubernetes
+from jobs.cluster import kubernetes, slurm
 from jobs.config import MAY_CHANGE
 from jobs.data import ngrams
 from jobs.paramserver.config import Config, load
@@ -43,6 +43,7 @@ def _run(config: Config, arguments: Sequence[str], warnings: signals.Warnings) -
     if config.server.address:
         host, _, port = config.server.address.rpartition(":")
         return _work(config, (host, int(port)))
+    slurm.refuse_tasks()
     if "RANK" not in os.environ:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             here = f"--server.address=127.0.0.1:{listener.getsockname()[1]}"

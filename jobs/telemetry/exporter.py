@@ -3,6 +3,7 @@
 One process of each node answers. It never holds the training up: a scrape reads what the last step left.
 """
 
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -40,7 +41,10 @@ class Exporter:
         for name, value in self.latest.items():
             if value is None:
                 continue
-            lines += [f"# TYPE {PREFIX}{name} gauge", f'{PREFIX}{name}{{run="{self.run}"}} {value!r}']
+            lines += [
+                f"# TYPE {PREFIX}{name} gauge",
+                f"{PREFIX}{name}{{run={_label(self.run)}}} {_value(value)}",
+            ]
         return "\n".join([*lines, ""])
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -59,3 +63,16 @@ class Exporter:
                 """Nothing: a scrape is no event of the job."""
 
         return Handler
+
+
+def _label(text: str) -> str:
+    """A label's value as Prometheus reads it."""
+    for odd, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n")):
+        text = text.replace(odd, escaped)
+    return f'"{text}"'
+
+
+def _value(number: float) -> str:
+    if math.isfinite(number):
+        return repr(number)
+    return "NaN" if math.isnan(number) else f"{'+' if number > 0 else '-'}Inf"

@@ -125,6 +125,7 @@ class Story:
         self._train_s = time.perf_counter() - self._opened
         self.phases.mark("train")
         wait = time.perf_counter()
+        self.ranks.patient()
         self.heart.rest("end")
         saved = self.checkpoints.finish()
         self._saved = f"saved in {time.perf_counter() - wait:.1f} s" if saved else "NOT saved"
@@ -178,6 +179,7 @@ class Story:
         if first:
             self.first_step_unix = float(line["time"])
             self.phases.mark("first_step")
+            self.ranks.hurry()
             if self.ranks.first:
                 self._started()
         elif self.before and step == self.before.step:

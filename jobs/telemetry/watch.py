@@ -99,8 +99,10 @@ class Watch:
             self.goodput.submitted(attempt)
 
     def tell(self, line: Mapping[str, Any]) -> None:
+        """What programs are told is figures: a step that was skipped is 1, for what reason the record says."""
+        figures = {**line, "skipped": int(bool(line.get("skipped")))}
         for one in self.told:
-            one.show(line)
+            one.show(figures)
 
     def end(self, state: str, joules: float) -> dict[str, Any]:
         """The first rank notes an orderly end. joules: of all ranks, now. Returns what the run cost so far."""

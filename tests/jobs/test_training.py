@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs import config
+from jobs.cli.errors import Failure
 from tests.jobs.conftest import Trainer
 
 TESTED = {"real": ["training on one node"]}
@@ -166,5 +167,11 @@ def test_simulated_gpus_are_told_as_such(trainer: Trainer, monkeypatch: pytest.M
     if torch.cuda.is_available():
         pytest.skip("this machine has real GPUs")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    node = trainer.folder.parent / "node.json"
+    monkeypatch.setenv("SLIPWAY_NODE", str(node))
+    with pytest.raises(Failure, match=r"CUDA_VISIBLE_DEVICES=0, but no GPU can be used: .*no NVIDIA driver"):
+        trainer.here(train__steps=1)
+    assert not trainer.folder.exists()
+    node.write_text('{"simulated": true}')
     trainer.here(train__steps=1)
     assert json.loads((trainer.folder / "summary.json").read_text())["gpus_simulated"]

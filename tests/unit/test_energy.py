@@ -1,10 +1,12 @@
 """Joules from counters that wrap around and vanish, or estimated; and what a node says that it draws and costs."""
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
 
+from jobs.cli.errors import Failure
 from jobs.cluster import node
 from jobs.telemetry import energy, flops
 
@@ -159,7 +161,43 @@ def test_simulated_gpus_make_no_share(tmp_path: Path) -> None:
     assert node.read(file).share(cpus=4, gpus=8) == 0.25
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "{}"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"cost": 1}'])
+def test_a_file_that_cannot_be_read_is_broken_and_not_missing(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "node.json"
+    file.write_text(text)
+    with pytest.raises(Failure, match=r"node\.json: what this node is cannot be read"):
+        node.read(file)
+
+
+@pytest.mark.parametrize("devices", ["0", "0,1,2,3,4,5,6,7", "GPU-7", ""])
+@pytest.mark.parametrize("asked", ["0", "8"])
+@pytest.mark.parametrize("simulated", [True, False, None])
+@pytest.mark.parametrize("seen", [0, 1, 8])
+def test_gpus_that_are_simulated_absent_or_broken_are_three_things(
+    monkeypatch: pytest.MonkeyPatch, devices: str, asked: str, simulated: bool | None, seen: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+    monkeypatch.setenv("SLIPWAY_GPUS", asked)
+    here, given = node.Node(simulated=simulated), bool(devices) or asked != "0"
+
+    def choose() -> bool:
+        return node.simulates(here, seen, 8, lambda: "driver 580.95 is broken")
+
+    if 0 < seen < 8:
+        with pytest.raises(Failure, match="1 GPUs can be used, and 8 ranks here need one each"):
+            choose()
+    elif seen or not given:
+        assert not choose()  # on GPUs, or on the CPU because nobody asked for any
+    elif simulated:
+        assert choose()
+    else:
+        with pytest.raises(Failure) as caught:
+            choose()
+        said = str(caught.value)
+        assert platform.node() in said and "driver 580.95 is broken" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("text", [None, "{}"])
 def test_without_facts_nothing_is_guessed(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "node.json"
     if text is not None:

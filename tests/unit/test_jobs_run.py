@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from infra.base.paths import CHECKOUT
 from jobs import torchrun
-from jobs.cli.errors import Failure
+from jobs.cli.errors import Failure, Mistake
 from jobs.cluster import kubernetes, slurm
 from jobs.resilience import again, signals
 from jobs.telemetry import claim, phases
 from jobs.telemetry import folder as runfolder
 from jobs.telemetry.exporter import Exporter
+from jobs.telemetry.watch import Watch
 from tests.madeup import answer
 from tests.unit.test_jobs_sbatch import script
 
@@ -99,6 +104,31 @@ def test_prometheus_reads_the_last_step(elsewhere: Path, monkeypatch: pytest.Mon
             "# TYPE slipway_train_loss gauge",
             'slipway_train_loss{run="ddp"} 2.5',
         ]
+
+
+FIGURES = {"step": 7, "mfu": None, "loss": math.nan, "goodput": math.inf, "joules": -math.inf, "data_s": 1e-7}
+
+
+@given(
+    run=st.text(max_size=20),
+    reason=st.sampled_from(["", "the loss is not finite on rank 1 alone"]),
+    loss=st.floats(),
+)
+def test_prometheus_own_parser_reads_the_page_whatever_a_step_was(run: str, reason: str, loss: float) -> None:
+    page = Exporter(run)
+    told = Watch.__new__(Watch)
+    told.told = [page]
+    told.tell({**FIGURES, "loss": loss, **({"skipped": reason} if reason else {})})
+    found = {
+        sample.name.removeprefix("slipway_train_"): sample
+        for family in text_string_to_metric_families(page.text())
+        for sample in family.samples
+    }
+    assert set(found) == {"step", "loss", "goodput", "joules", "data_s", "skipped"}
+    assert {sample.labels["run"] for sample in found.values()} == {run}
+    assert found["skipped"].value == bool(reason)
+    assert found["loss"].value == pytest.approx(loss, nan_ok=True, rel=0)
+    assert (found["goodput"].value, found["joules"].value) == (math.inf, -math.inf)
 
 
 def test_a_taken_port_stops_no_training(
@@ -251,6 +281,30 @@ def test_an_interrupted_run_says_who_starts_it_again(
     again.ask(Path("runs/7"))
     assert capsys.readouterr().out.startswith(says)
     assert asked.exists() == (says == "requeued")
+
+
+@pytest.mark.parametrize(
+    ("environment", "refused"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, False),  # in a batch script, without srun
+        ({"SLURM_STEP_NUM_TASKS": "2", "RANK": "1"}, False),  # torchrun or submitit
+    ],
+)
+def test_tasks_that_nobody_told_their_rank_are_refused_in_a_line(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], refused: bool
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if not refused:
+        slurm.refuse_tasks()
+        return
+    with pytest.raises(Mistake, match="started 2 tasks, and no torchrun says which rank each is") as caught:
+        slurm.refuse_tasks()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_requeue_that_slurm_refuses_is_told(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

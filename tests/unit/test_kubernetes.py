@@ -1,5 +1,6 @@
 """What is rendered for Kubernetes: quotas that add up, teams that are closed, workers that have their share."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,12 @@ def test_a_pod_reads_the_figures_of_its_kind_of_machine(root: Path, tmp_path: Pa
         *("cpu.json", "cpu-epyc-2s.json"),
     }
     file.write_text(text.replace("cpu-epyc-2s\n    count", "h100-sxm-8x\n    count"))
-    found = machines.files(load_cluster(file, root=root, machine=LAPTOP))
+    cluster = load_cluster(file, root=root, machine=LAPTOP)
+    found = machines.files(cluster)
     assert set(found) == {"a100-sxm-8x.json", "h100-sxm-8x.json"}, "GPUs of two types: a job has to say which"
+    stand_ins = tuple(dataclasses.replace(pool, simulated=True) for pool in cluster.pools)
+    said = machines.files(dataclasses.replace(cluster, pools=stand_ins))
+    assert said["gpu.json"] == said["cpu.json"] == '{\n "simulated": true\n}\n'  # true of both
     assert json.loads(found["h100-sxm-8x.json"])["cost"]["hardware"] == "h100-sxm-8x"
 
 

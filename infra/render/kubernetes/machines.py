@@ -2,7 +2,7 @@
 
 On Slurm's nodes that is /etc/slipway/node.json. A pod sees nothing of its node, so every team has a ConfigMap with a
 file for each kind of machine: `<hardware>.json`, and `gpu.json` and `cpu.json` for jobs that do not name their
-hardware. Where pools would make a file say two things it is left out, and what a job does not find it does not guess.
+hardware. What pools would make a file say in two ways is left out, and what a job does not find it does not guess.
 """
 
 import json
@@ -28,6 +28,10 @@ def files(cluster: Cluster) -> dict[str, str]:
         said = {_said(cluster, pool) for pool in pools}
         if len(said) == 1:
             found[f"{name}.json"] = said.pop()
+        elif all(
+            pool.simulated for pool in pools
+        ):  # that much is true of all: without it a job has lost its GPUs
+            found[f"{name}.json"] = json.dumps({"simulated": True}, indent=1) + "\n"
     return found
 
 
