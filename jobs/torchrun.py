@@ -28,7 +28,6 @@ from pathlib import Path
 
 from jobs.cluster import kubernetes
 
-SHUTDOWN_S = 60  # from SIGTERM to SIGKILL, as `warning_s` of the job descriptions and KillWait of our Slurm
 # Every optimiser and DistributedDataParallel import torch._dynamo, for a second; these programs have neither.
 WITHOUT_OPTIMISER = ("jobs.collectives", "jobs.whoami")
 
@@ -37,8 +36,6 @@ def main(arguments: list[str]) -> int:
     os.environ["SLIPWAY_AGENT_UNIX"] = repr(time.time())
     os.environ.setdefault("SLIPWAY_RUN", time.strftime("%Y%m%d-%H%M%S"))  # one folder for all its restarts
     os.environ.setdefault("SLIPWAY_AGENT_ID", uuid.uuid4().hex)  # and for no other's of the same second
-    # torch's own is 30 s, and a save may take the time that was promised between SIGTERM and the end.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own default, without its warning
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
 

@@ -135,6 +135,16 @@ class JobFile(Facts):
         return self.gpus_per_node or 1
 
     @property
+    def sizes(self) -> list[str]:
+        """What sbatch is asked for beside GPUs: for each of them, so that more of them get more of it."""
+        assert self.cpus_per_node and self.memory_gib_per_node
+        gpus, mib = self.gpus_per_node or 0, self.memory_gib_per_node * 1024
+        memory = f"--mem-per-gpu={_mib(mib // gpus)}" if gpus else f"--mem={_mib(mib)}"
+        if gpus and self.cpus_per_node % gpus == 0:
+            return [f"--cpus-per-gpu={self.cpus_per_node // gpus}", memory]
+        return [f"--cpus-per-task={self.cpus_per_node}", memory]
+
+    @property
     def options(self) -> list[str]:
         """The program's words, the same for every launcher."""
         data = [f"--data.folder={self.data}"] if self.data else []
@@ -233,3 +243,8 @@ def _rules(document: yamlfile.Document, job: JobFile, root: Path) -> None:
     if elastic and not elastic.min_nodes <= job.nodes <= elastic.max_nodes:
         text = f"nodes is {job.nodes}, which is not from {elastic.min_nodes} to {elastic.max_nodes}"
         document.wrong(("kubernetes", "elastic", "min_nodes"), text)
+
+
+def _mib(mib: int) -> str:
+    """As sbatch takes it."""
+    return f"{mib}M" if mib % 1024 else f"{mib // 1024}G"

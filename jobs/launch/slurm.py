@@ -187,7 +187,12 @@ def script(name: str, role: Role, metadata: dict[str, str]) -> str:
         *(f"export {key}={_quoted(value, JOB)}" for key, value in role.env.items()),
         # A variable of its own: a failure inside of `export` would not end the script.
         'hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")',
-        f"export {RANK0}=${{hosts%%$'\\n'*}} MEET_PORT=$((20000 + SLURM_JOB_ID % 20000))",
+        f"export {RANK0}=${{hosts%%$'\\n'*}} MEET_PORT=$((20000 + SLURM_JOB_ID % 12000))",
+        # As in jobs/ddp.sbatch: this script runs on the first node, where they meet.
+        'while (: <>"/dev/tcp/127.0.0.1/$MEET_PORT") 2> /dev/null; do',
+        '    echo "port $MEET_PORT of $(hostname) is taken; trying the next one" >&2',
+        "    MEET_PORT=$((MEET_PORT + 1))",
+        "done",
         "",
         # See jobs/ddp.sbatch for why srun is not to kill the others.
         'srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --open-mode=append \\',
@@ -196,9 +201,11 @@ def script(name: str, role: Role, metadata: dict[str, str]) -> str:
         "code=$?",
     ]
     if role.max_retries:
-        lines.append(
-            f'((${{SLURM_RESTART_COUNT:-0}} >= {role.max_retries})) || scontrol requeue "$SLURM_JOB_ID"'
-        )
+        # A task of an array has the array's number, or one of its own.
+        lines += [
+            "task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+            f'((${{SLURM_RESTART_COUNT:-0}} >= {role.max_retries})) || scontrol requeue "${{task:-$SLURM_JOB_ID}}"',
+        ]
     return "\n".join([*lines, "exit $code", ""])
 
 

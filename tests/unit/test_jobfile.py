@@ -175,7 +175,14 @@ def test_every_launcher_asks_for_the_same(whole: dict[str, str]) -> None:
     """A whole machine of the profile, but for what the description asks for itself: 16 CPUs."""
     memory = 2007  # GiB: 98 % of the 2048 of hardware/h100-sxm-8x.yaml
     asked = {line.split()[1] for line in whole["whole.sbatch"].splitlines() if line.startswith("#SBATCH")}
-    assert asked >= {"--nodes=4", "--gres=gpu:8", "--cpus-per-task=16", f"--mem={memory}G", "--time=01:30:00"}
+    each = memory * 1024 // 8  # MiB of a GPU: with more or fewer of them a job has so much more or less
+    assert asked >= {
+        "--nodes=4",
+        "--gres=gpu:8",
+        "--cpus-per-gpu=2",
+        f"--mem-per-gpu={each}M",
+        "--time=01:30:00",
+    }
     assert asked >= {"--signal=USR2@120", "--output=shared/runs/%j.out"}
     for name in ("whole.yaml", "whole-elastic.yaml", "whole-trainjob.yaml"):
         for container in containers(whole[name], "containers"):
@@ -337,3 +344,21 @@ def test_the_check_of_a_job_takes_its_own_configuration_and_example(name: str) -
     bad = subprocess.run([*words, "--nothing.such=1"], cwd=CHECKOUT, capture_output=True, text=True)
     assert bad.returncode == 2
     assert "--nothing.such: no such option" in bad.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "gib", "asked"),
+    [
+        (0, 4, 8, ["--cpus-per-task=4", "--mem=8G"]),
+        (1, 1, 3, ["--cpus-per-gpu=1", "--mem-per-gpu=3G"]),
+        (8, 64, 512, ["--cpus-per-gpu=8", "--mem-per-gpu=64G"]),
+        (2, 1, 3, ["--cpus-per-task=1", "--mem-per-gpu=1536M"]),  # no GPU has half a CPU
+    ],
+)
+def test_what_slurm_is_asked_for_grows_with_the_gpus(
+    gpus: int, cpus: int, gib: int, asked: list[str]
+) -> None:
+    job = jobfile.load("ddp").model_copy(
+        update={"gpus_per_node": gpus, "cpus_per_node": cpus, "memory_gib_per_node": gib}
+    )
+    assert job.sizes == asked

@@ -1,6 +1,8 @@
 """jobs/ddp.sbatch with Slurm's commands played by scripts: what it starts, and how it fails."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +32,6 @@ def job(tmp_path: Path) -> dict[str, str]:
         "SLURM_JOB_ID": "4711",
         "SLURM_JOB_NODELIST": "gpu-[3-4]",
         "SLURM_NNODES": "2",
-        "SLURM_CPUS_PER_TASK": "1",
         "SLURM_GPUS_ON_NODE": "8",
     }
 
@@ -44,7 +45,6 @@ def test_it_starts_one_torchrun_per_node_with_a_worker_per_gpu(job: dict[str, st
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "--kill-on-bad-exit=0",  # a dead node would get the kill late, at the next start
-        "--cpus-per-task=1",
         f"{job['STACK']}/bin/python",
         *("-m", "jobs.torchrun"),
         *("--nnodes=2", "--nproc-per-node=8"),
@@ -62,6 +62,43 @@ def test_a_requeued_job_meets_under_another_name(job: dict[str, str]) -> None:
 def test_without_gpus_there_is_one_worker_per_node(job: dict[str, str]) -> None:
     del job["SLURM_GPUS_ON_NODE"]
     assert "--nproc-per-node=1" in run(job).stdout
+
+
+def test_cpus_that_a_person_asks_for_by_task_reach_the_step(job: dict[str, str]) -> None:
+    """Since 22.05 srun does not take them from its job; those for each GPU it does."""
+    assert "--cpus-per-task=4\n" in run({**job, "SLURM_CPUS_PER_TASK": "4"}).stdout
+
+
+def test_more_gpus_get_more_of_everything() -> None:
+    asked = [line for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH --")]
+    assert {"#SBATCH --cpus-per-gpu=1", "#SBATCH --mem-per-gpu=3G"} <= set(asked)
+    assert not [line for line in asked if line.startswith(("#SBATCH --mem=", "#SBATCH --cpus-per-task"))]
+
+
+def test_a_port_that_is_taken_costs_a_line_and_not_the_job(job: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 24711)), socket.create_server(("", 24712)):
+        done = run(job)
+    assert "--rdzv-endpoint=gpu-3:24713" in done.stdout.splitlines()
+    assert [line.partition(" of ")[0] for line in done.stderr.splitlines()] == [
+        "jobs/ddp.sbatch: port 24711",
+        "jobs/ddp.sbatch: port 24712",
+    ]
+
+
+@pytest.mark.parametrize("number", ["1", "4711", "11999", "12000", "4294967293"])
+def test_no_job_meets_where_connections_have_their_ports(job: dict[str, str], number: str) -> None:
+    (endpoint,) = re.findall(r"--rdzv-endpoint=gpu-3:(\d+)", run({**job, "SLURM_JOB_ID": number}).stdout)
+    assert 20000 <= int(endpoint) < 32768
+
+
+@pytest.mark.parametrize(("gpus", "here"), [("3", "2"), ("3", "1"), ("h100:4", "3")])
+def test_unlike_numbers_of_gpus_are_refused(job: dict[str, str], gpus: str, here: str) -> None:
+    done = run({**job, "SLURM_GPUS": gpus, "SLURM_GPUS_ON_NODE": here})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"jobs/ddp.sbatch: --gpus={gpus} gives 2 nodes unlike numbers of GPUs; ask by --gpus-per-node\n"
+    )
+    assert run({**job, "SLURM_GPUS": "h100:16"}).returncode == 0
 
 
 def test_a_wrong_option_starts_nothing_on_any_node(job: dict[str, str]) -> None:
