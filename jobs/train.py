@@ -39,6 +39,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     from jobs.model import optim
     from jobs.parallel import ranks as everyone
     from jobs.resilience.checkpoint import Checkpoints
+    from jobs.tools import report
     from jobs.trainable import Trainable
 
     phases.mark("import")
@@ -110,7 +111,7 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     batches.close()
     run.rest()
     whole = step >= config.train.steps
-    run.end(agreed, _validate(config, corpus, training, trained, ranks) if whole else {})
+    run.end(agreed, _validate(config, corpus, training, trained, ranks) if whole else {}, report.write)
     everyone.end()
     return whole
 

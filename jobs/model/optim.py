@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from jobs.config import Train
+if TYPE_CHECKING:
+    from jobs.config import Train
 
 
 def make(
-    network: nn.Module, train: Train, decays: Callable[[str, Tensor], bool], fused: bool = True
+    network: nn.Module, train: "Train", decays: Callable[[str, Tensor], bool], fused: bool = True
 ) -> torch.optim.Optimizer:
     """decays: whether a weight of that name is decayed, as the model says (jobs/model/contract.py)."""
     decayed = [weight for name, weight in network.named_parameters() if decays(name, weight)]
@@ -23,7 +25,7 @@ def make(
     return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.95), eps=1e-10, fused=fused)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, train: Train, step: int) -> float:
+def set_rate(optimizer: torch.optim.Optimizer, train: "Train", step: int) -> float:
     """Set and return the rate of a step, from 0: linear warm-up, then a cosine down to a tenth of it."""
     warmup = min(train.warmup, train.steps)
     if step < warmup:

@@ -9,19 +9,22 @@ fp8    bf16, and the products of the blocks in 8 bits (jobs/model/float8.py); GP
 
 import os
 import shutil
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from jobs.cli.errors import Mistake
-from jobs.config import Compute
+
+if TYPE_CHECKING:
+    from jobs.config import Compute
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 NEEDS = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9)}  # the least compute capability of a GPU
 ON_CPU = ("fp32", "bf16", "fp16")
 
 
-def check(compute: Compute, device: torch.device) -> None:
+def check(compute: "Compute", device: torch.device) -> None:
     """Raises Mistake when the device cannot compute like this."""
     precision = compute.precision
     if compute.compile and device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):

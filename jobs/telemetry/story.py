@@ -6,6 +6,7 @@ train.py makes one and calls it after each step; nothing here shapes the weights
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,8 @@ class Story:
             self.ledger.close()
         self.phases.mark("last_checkpoint")
 
-    def end(self, agreed: Agreed, bits: dict[str, float]) -> None:
-        """Sum up, and ask to be started again where a warning came before the last step."""
+    def end(self, agreed: Agreed, bits: dict[str, float], report: Callable[[Path], object]) -> None:
+        """Sum up, write the report, and ask to be started again where a warning came before the last step."""
         interrupted = self.step < self.config.train.steps
         self.phases.mark("validation")
         (joules,) = self.ranks.agree([self.watch.meter.joules()])
@@ -147,9 +148,7 @@ class Story:
                     f"{agreed.signal}: all {self.ranks.size} ranks agreed to stop after step {self.step}; {self._saved}"
                 )
             else:
-                from jobs.tools import report
-
-                report.write(self.folder)
+                report(self.folder)
                 self.say(_verdict(summary, self.folder))
         self.ranks.wait()
         self.heart.stop()
