@@ -17,7 +17,7 @@ MAKEFLAGS += --no-print-directory
 export SLIPWAY_STARTED := $(or $(SLIPWAY_STARTED),$(shell date +%s.%N))
 
 venv := .venv/bin
-infra := $(venv)/python -m infra
+infra := $(venv)/python -Es -m infra
 # verbs of Kubernetes mean its own cluster unless another is named
 kind = $(if $(filter file,$(origin CLUSTER)),clusters/kind.yaml,$(CLUSTER))
 

@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+from infra.base.process import home
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def cache() -> Path:
     """The folder for everything downloaded or built, shared by all clones (XDG base directories)."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = os.environ.get("XDG_CACHE_HOME") or Path(home()) / ".cache"
     return Path(root) / "slipway"
 
 

@@ -31,25 +31,32 @@ class Machine:
 
 def read_machine() -> Machine:
     """The facts of this host. Reads /proc and /sys; changes nothing, asks no network."""
-    person = _person()
+    user, uid, gid = _person()
     return Machine(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         arch=ARCHITECTURES.get(platform.machine(), platform.machine()),
         cgroup=2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1,
         mtu=_mtu(),
-        user=person.pw_name,
-        uid=person.pw_uid,
-        gid=person.pw_gid,
+        user=user,
+        uid=uid,
+        gid=gid,
         energy=_energy(),
         checkout=paths.CHECKOUT,
         cache=paths.cache(),
     )
 
 
-def _person() -> pwd.struct_passwd:
-    """Who typed the command, also when that was typed behind sudo."""
-    return pwd.getpwuid(int(os.environ.get("SUDO_UID", os.getuid())))
+def _person() -> tuple[str, int, int]:
+    """Name, user and group of who typed the command, also behind sudo; a user id need not have a name."""
+    asked = os.environ.get("SUDO_UID", "")
+    uid = int(asked) if asked.isdigit() else os.getuid()
+    try:
+        found = pwd.getpwuid(uid)
+    except KeyError:
+        gid = os.environ.get("SUDO_GID", "")
+        return str(uid), uid, int(gid) if gid.isdigit() else os.getgid()
+    return found.pw_name, found.pw_uid, found.pw_gid
 
 
 def _mtu() -> int:

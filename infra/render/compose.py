@@ -1,11 +1,12 @@
 """The lab's Docker Compose file."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from infra.model.cluster import Cluster, Pool
 from infra.render import nodes
-from infra.render.text import fill
+from infra.render.text import fill, quoted
 
 # systemd, slurmd and the node exporter of one container; measured 70 MiB, with room for shells.
 NODE_OVERHEAD_MIB = 256
@@ -38,15 +39,32 @@ def render(cluster: Cluster) -> dict[str, str]:
                 "digest": _digest(pool, mounted),
             }
         )
+    stacks = sorted({pool["stack"] for pool in pools})
     text = fill(
         "compose.yaml",
         cluster,
         machine=machine,
         pools=pools,
-        stacks=sorted({pool["stack"] for pool in pools}),
+        stacks=stacks,
+        checkout=in_compose(machine.checkout),
+        in_unit=in_unit(machine.checkout),
+        stacks_folder={stack: in_compose(machine.cache / "stacks" / stack) for stack in stacks},
         user=cluster.users[0],
     )
     return {"compose.yaml": text}
+
+
+def in_compose(path: Path) -> str:
+    """A path as a value of compose.yaml, which puts the shell's variables where a $ is."""
+    return quoted(path).replace("$", "$$")
+
+
+def in_unit(path: Path) -> str:
+    """A path between the quotes of a systemd unit's command, where % and $ mean something, inside of compose.yaml."""
+    text = str(path)
+    for sign, literal in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
+        text = text.replace(sign, literal)
+    return text.replace("$", "$$")
 
 
 def _digest(pool: Pool, mounted: dict[str, str]) -> str:

@@ -2,9 +2,11 @@
 
 import functools
 import io
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("infra.render"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -23,6 +25,8 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - configuration files, not HTML
     )
+    environment.filters["quoted"] = quoted
+    return environment
 
 
 def template(name: str) -> jinja2.Template:
@@ -35,6 +39,11 @@ def fill(name: str, cluster: "Cluster", **values: Any) -> str:
     return template(name).render(
         cluster=cluster, services=cluster.spec.services, rendered=f"# {origin(cluster)}", **values
     )
+
+
+def quoted(path: Path | str) -> str:
+    """A path as YAML takes it, always between quotes, since people's folders have blanks, # and colons in them."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def origin(cluster: "Cluster") -> str:

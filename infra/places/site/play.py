@@ -6,6 +6,7 @@ and for every machine what was changed, or what would be.
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,7 +152,7 @@ def environment(site: Site) -> dict[str, str]:
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl",
         "ANSIBLE_CALLBACK_PLUGINS": str(CHECKOUT / "ansible" / "callbacks"),
         "ANSIBLE_CALLBACKS_ENABLED": "slipway_notify",
-        "ANSIBLE_SSH_ARGS": f"-F {site.ssh_config}",
+        "ANSIBLE_SSH_ARGS": f"-F {shlex.quote(str(site.ssh_config))}",
         "ANSIBLE_NOCOLOR": "1",
     }
 

@@ -1,5 +1,6 @@
 """How the machines are reached: a key of the cluster's own, and host keys known before the first connection."""
 
+import shlex
 from pathlib import Path
 
 from infra.base import paths
@@ -19,7 +20,7 @@ Host *
   ConnectTimeout 10
   ServerAliveInterval 15
   ControlMaster auto
-  ControlPath {control}/%C
+  ControlPath {control}
   ControlPersist 60
 """
 
@@ -46,11 +47,11 @@ def write(site: Site) -> None:
     hosts = [f"Host {m.name}\n  HostName {m.address}\n" for m in site.machines]
     known = [f"{m.name},{m.address} {m.host_key}\n" for m in site.machines if m.host_key]
     general = CONFIG.format(
-        path=site.ssh_config,
+        path=shlex.quote(str(site.ssh_config)),
         admin=site.cluster.spec.machines.admin,
-        key=site.folder / "secrets" / "admin",
-        known=folder / "known_hosts",
-        control=control,
+        key=_quoted(site.folder / "secrets" / "admin"),
+        known=_quoted(folder / "known_hosts"),
+        control=_quoted(control, "/%C"),
     )
     if bastion:
         # {address, host_key, command}: a cloud's only way in; with a command, through its own tunnel
@@ -63,6 +64,14 @@ def write(site: Site) -> None:
     # ssh takes the first value that it finds, so that a machine's own lines come first
     put(site.ssh_config, "".join(hosts) + general)
     put(folder / "known_hosts", "".join(known))
+
+
+def _quoted(path: Path, more: str = "") -> str:
+    """A path as ssh_config(5) takes it, where a % begins a token and a blank ends a word."""
+    text = str(path)
+    for sign, literal in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
+        text = text.replace(sign, literal)
+    return f'"{text}{more}"'
 
 
 def hang_up(site: Site, host: str) -> None:
