@@ -43,9 +43,26 @@ def up(
     """
     from infra.base.paths import CHECKOUT
 
-    if job and not (CHECKOUT / job).is_file():
-        raise Mistake(f"JOB={job}: no such file in the checkout; JOB= runs none")
+    if job:
+        readable(CHECKOUT / job, job)
     place(cluster).up(job, requeue=requeue)
+
+
+def readable(file: Path, job: str) -> None:
+    """Raise Mistake for a job file that no scheduler would take, before anything is started for it."""
+    try:
+        content = file.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise Mistake(f"JOB={job}: no such file in the checkout; JOB= runs none") from None
+    except OSError as error:
+        raise Mistake(f"JOB={job}: cannot be read: {error.strerror}") from None
+    if b"\r\n" in content:
+        raise Mistake(
+            f"JOB={job}: has the line ends of DOS, which a shell takes for part of its words;"
+            f" put right: sed -i 's/\\r$//' {shlex.quote(job)}"
+        )
+    if file.suffix not in (".yaml", ".yml") and not content.startswith(b"#!"):
+        raise Mistake(f"JOB={job}: a batch script begins with #! and its shell, such as #!/bin/bash")
 
 
 @app.command()

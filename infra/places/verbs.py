@@ -1,5 +1,6 @@
 """What can be done with a cluster, wherever it runs. A place says what it does, and why it cannot do the rest."""
 
+import shlex
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +10,14 @@ from infra.base.errors import Mistake
 if TYPE_CHECKING:
     from infra.model.cluster import Cluster, Scheduler
 
+LAB = "clusters/lab.yaml"  # the cluster that is meant when nobody names one
 JOB = "jobs/ddp.sbatch"  # what proves a cluster when nobody names a job: there, or its like of another scheduler
+
+
+def next_line(file: str, *commands: str) -> str:
+    """What `cluster-up` ends with: how one's shell gets to the cluster of `file`, and what to type there."""
+    cluster = "" if file == LAB else f" CLUSTER={shlex.quote(file)}"
+    return "   ".join([f'Next:  eval "$(make env{cluster})"     then', *commands])
 
 
 class Place(ABC):

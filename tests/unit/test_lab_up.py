@@ -6,6 +6,7 @@ import pytest
 
 from infra.base.errors import Mistake
 from infra.commands.cluster import plan, up
+from infra.places.verbs import next_line
 
 METAL = """
 name: site
@@ -41,3 +42,35 @@ def test_a_job_that_is_not_there_is_refused() -> None:
 def test_a_lab_has_no_plan() -> None:
     with pytest.raises(Mistake, match="plan is not for a lab"):
         plan(Path("clusters/lab.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "dos.sbatch",
+            b"#!/bin/bash\r\n#SBATCH --nodes=2\r\n",
+            r"JOB=.*dos\.sbatch: has the line ends of DOS",
+        ),
+        ("dos.yaml", b"kind: PyTorchJob\r\n", r"has the line ends of DOS.*sed -i 's/\\r\$//' "),
+        ("plain.sbatch", b"srun hostname\n", r"a batch script begins with #! and its shell"),
+        ("empty.sbatch", b"", r"a batch script begins with #! and its shell"),
+        ("folder.sbatch", None, r"no such file in the checkout"),
+    ],
+)
+def test_a_job_file_that_no_scheduler_takes_is_refused_at_once(
+    tmp_path: Path, name: str, content: bytes | None, says: str
+) -> None:
+    file = tmp_path / name
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(Mistake, match=says) as mistake:
+        up(Path("clusters/lab.yaml"), str(file))
+    assert "\n" not in str(mistake.value)
+
+
+def test_the_last_line_names_the_cluster_that_came_up() -> None:
+    assert next_line("clusters/lab.yaml", "squeue") == 'Next:  eval "$(make env)"     then   squeue'
+    assert next_line("clusters/byo.yaml", "squeue", "sacct") == (
+        'Next:  eval "$(make env CLUSTER=clusters/byo.yaml)"     then   squeue   sacct'
+    )
+    assert "CLUSTER='my file.yaml'" in next_line("my file.yaml")

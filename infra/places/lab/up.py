@@ -17,6 +17,7 @@ from infra.model.cluster import Cluster
 from infra.model.show import headline
 from infra.places import secrets
 from infra.places.lab.compose import Project
+from infra.places.verbs import next_line
 from infra.proof import prove, verify
 from infra.render import render, write
 
@@ -51,7 +52,7 @@ def up(cluster: Cluster, script: str) -> None:
         prove.say_what_it_learned(run)
         done.proved = run.id
         done.save(project.folder)
-    console.print('Next:  eval "$(make env)"     then   sbatch jobs/ddp.sbatch   squeue   sacct')
+    console.print(next_line(cluster.file, "sbatch jobs/ddp.sbatch", "squeue", "sacct"))
 
 
 def restart(project: Project, this: Step) -> None:

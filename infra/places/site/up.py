@@ -14,6 +14,7 @@ from infra.model.show import headline
 from infra.places.site import applied, copy, live, release, retire
 from infra.places.site.site import Site
 from infra.places.site.steps import configure, power, prepare, provision, report, wait_for_slurm
+from infra.places.verbs import next_line
 from infra.proof import prove, verify
 
 
@@ -69,9 +70,7 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
             done.save(site.folder)
     if not changed and not to_prove:
         console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")
-    console.print(
-        f'Next:  eval "$(make env CLUSTER={cluster.file})"   then   sbatch jobs/ddp.sbatch   squeue'
-    )
+    console.print(next_line(cluster.file, "sbatch jobs/ddp.sbatch", "squeue"))
 
 
 def ids(site: Site) -> dict[str, str]:
