@@ -14,7 +14,7 @@ from infra.model.load import load_cluster, load_profile, profile_names
 from infra.model.stacks import choose, read_stacks
 from infra.render import render
 from infra.render import write as write_files
-from tests.checkout import GOLDEN, checkout
+from tests.checkout import GOLDEN, checkout, own_hardware
 
 # System users, hosts of services, and words of Slurm's own.
 RESERVED = {"root", "slurm", "munge", "nobody", "default", "all", "db", "login", "slurmctld", "slurmdbd"}
@@ -100,14 +100,75 @@ def clusters(draw: st.DrawFn, types: list[str]) -> dict[str, Any]:
     }
 
 
+@st.composite
+def machine_types(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    """A machine type as data: sockets, NUMA nodes and devices as no shipped one has them."""
+    sockets = draw(st.sampled_from([1, 2, 4, 8]))
+    numa = draw(
+        st.sampled_from([n for n in (1, 2, 3, 4, 6, 8, 12, 16) if n % sockets == 0 or sockets % n == 0])
+    )
+    cores = draw(st.integers(1, 12)) * max(1, numa // sockets)
+    return {
+        "name": name,
+        "description": "A machine that no one has seen",
+        "vendor": "Marsupial",
+        "model": name,
+        "architecture": draw(st.sampled_from(["x86_64", "aarch64"])),
+        "sources": {"sheet": "A datasheet, https://marsupial.example/sheet"},
+        "cpu": {
+            "model": "Hop",
+            "sockets": sockets,
+            "cores_per_socket": cores,
+            "threads_per_core": draw(st.sampled_from([1, 2, 4])),
+            "numa_nodes": numa,
+            "source": "sheet",
+        },
+        "memory": {"capacity_gib": draw(st.integers(2, 4096)), "source": "sheet"},
+        **(draw(_accelerators(numa)) if draw(st.booleans()) else {}),
+        "network": [{"kind": "roce", "use": "fabric", "count": 1, "bandwidth_gbps": 100, "source": "sheet"}],
+        "power": {"idle_w": 1, "maximum_w": 2, "source": "sheet"},
+    }
+
+
+@st.composite
+def _accelerators(draw: st.DrawFn, numa: int) -> dict[str, Any]:
+    gpu, count, first = draw(st.booleans()), draw(st.integers(1, 16)), draw(st.integers(0, 200))
+    word = draw(labels)
+    files = f"/dev/{word}/device[{first}-{first + count - 1}]" if count > 1 else f"/dev/{word}/device"
+    accelerators = {
+        "kind": "gpu" if gpu else "fpga",
+        "vendor": "nvidia" if gpu else "marsupial",
+        "model": "Pouch",
+        "gres": draw(labels),
+        "count": count,
+        "memory_gib": 1,
+        "memory_bandwidth_gb_per_s": 1,
+        "peak_tflops": {"fp32": 1},
+        "device_files": files,
+        "source": "sheet",
+        **_some(
+            numa=draw(st.none() | st.lists(st.integers(0, numa - 1), min_size=count, max_size=count)),
+            compute_capability="9.0" if gpu else None,
+            driver="580.95.05" if gpu else None,
+        ),
+    }
+    excused = {} if gpu else {"not_applicable": {"accelerators": "nothing tells"}}
+    return {"accelerators": accelerators, **excused}
+
+
 def _some(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def write(folder: Path, count: int) -> list[Path]:
-    """Render `count` random clusters below `folder`, the same ones every time; returns the folder of each."""
+def write(folder: Path, count: int, *, own: bool = False) -> list[Path]:
+    """Render `count` random clusters below `folder`, the same ones every time; returns the folder of each.
+
+    With `own` each cluster has up to three machine types of its own, beside those that ship.
+    """
     root = checkout(folder)
     found: list[Path] = []
+    if own:
+        own_hardware(root)
 
     @settings(
         max_examples=count,
@@ -117,8 +178,14 @@ def write(folder: Path, count: int) -> list[Path]:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(clusters(schedulable()))
-    def one(data: dict[str, Any]) -> None:
+    @given(st.data())
+    def one(draws: st.DataObject) -> None:
+        types = schedulable()
+        for i in range(draws.draw(st.integers(1, 3)) if own else 0):
+            machine = draws.draw(machine_types(f"own{len(found)}-{i}"))
+            (root / "hardware" / f"{machine['name']}.yaml").write_text(json.dumps(machine))
+            types += [machine["name"]] * 5
+        data = draws.draw(clusters(types))
         data["name"] = f"random{len(found)}"
         # JSON is YAML: nothing between the data and the loader can go wrong.
         path = root / "clusters" / f"{data['name']}.yaml"

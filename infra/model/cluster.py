@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveInt
 
 from infra.model import hostlist
-from infra.model.fields import Count, Facts, Label, Name, Text
+from infra.model.fields import Count, Facts, Label, Name, SlurmName, Text, UserName
 from infra.model.hardware import Profile
 from infra.model.machine import Machine
 from infra.model.places import PLACES, Place, PlaceFacts
@@ -39,7 +39,7 @@ class PoolFile(Facts):
 
     hardware: Text = Field(description="Machine type: a file of hardware/ without .yaml")
     count: PositiveInt = Field(description="How many machines")
-    partition: Label | None = Field(
+    partition: SlurmName | None = Field(
         default=None, description="Slurm partition that they are in: a key of partitions; needed under Slurm"
     )
     nodes: Text | None = Field(
@@ -56,6 +56,10 @@ class PoolFile(Facts):
     )
     lab_memory_gib: PositiveInt | None = Field(
         default=None, description="On this machine: memory of each node, instead of a fair share"
+    )
+    mig: Text | None = Field(
+        default=None,
+        description="Kubernetes: what each GPU is cut into, a layout of the profile (1g.10gb); missing: whole",
     )
     spot: bool = Field(default=False, description="In a cloud: spare capacity that may be taken back")
     reservation: Text | None = Field(
@@ -81,7 +85,7 @@ class QosFile(Facts):
     """A quality of service: sbatch --qos=<name>."""
 
     priority: Count = 0
-    preempts: list[Label] = Field(
+    preempts: list[SlurmName] = Field(
         default=[], description="QOS whose jobs are requeued when this one needs their nodes"
     )
     grace_s: Count = Field(
@@ -98,7 +102,7 @@ class AccountFile(Facts):
     """Who pays: sbatch --account=<name>."""
 
     description: Text
-    qos: Annotated[list[Label], Field(min_length=1)] = Field(
+    qos: Annotated[list[SlurmName], Field(min_length=1)] = Field(
         description="Allowed ones; the first is the default"
     )
     fairshare: PositiveInt = Field(
@@ -113,8 +117,8 @@ class AccountFile(Facts):
 class UserFile(Facts):
     """A person who submits jobs."""
 
-    accounts: Annotated[list[Label], Field(min_length=1)] = Field(description="The first is the default")
-    uid: Annotated[int, Field(ge=1000, le=60000)] | None = Field(
+    accounts: Annotated[list[SlurmName], Field(min_length=1)] = Field(description="The first is the default")
+    uid: Annotated[int, Field(ge=1000, le=2_147_483_647)] | None = Field(
         default=None,
         description="Missing: in the lab the person at this machine, elsewhere the site's directory knows",
     )
@@ -186,6 +190,9 @@ class SoftwareFile(Facts):
     slurm_suite: Annotated[str, Field(pattern=r"^[a-z]+(-backports)?$")] | None = Field(
         default=None, description="Debian suite that Slurm is installed from: trixie, forky"
     )
+    spank: list[Text] = Field(
+        default=[], description="Lines of Slurm's plugstack.conf: optional /usr/lib/slurm/mine.so"
+    )
     registry: Text | None = Field(
         default=None,
         description="Kubernetes: where nodes pull our images from; missing: they have them, as slipway.local/...",
@@ -193,7 +200,7 @@ class SoftwareFile(Facts):
 
 
 class Services(Facts):
-    """Host names of what is there once per cluster."""
+    """Host names of what is there once per cluster; a lab's containers have those of the defaults."""
 
     hardware: Text | None = Field(
         default=None, description="Machine type of these hosts; the lab's are containers"
@@ -233,10 +240,10 @@ class ClusterFile(Facts):
     services: Services = Services()
     fabric: FabricFile = FabricFile()
     pools: Annotated[dict[Label, PoolFile], Field(min_length=1)]
-    partitions: dict[Label, PartitionFile] = Field(default={}, description="Slurm's queues")
-    qos: dict[Label, QosFile] = Field(default={}, description="Slurm's qualities of service")
-    accounts: dict[Label, AccountFile] = Field(default={}, description="Who pays, with limits")
-    users: dict[Label, UserFile] = Field(
+    partitions: dict[SlurmName, PartitionFile] = Field(default={}, description="Slurm's queues")
+    qos: dict[SlurmName, QosFile] = Field(default={}, description="Slurm's qualities of service")
+    accounts: dict[SlurmName, AccountFile] = Field(default={}, description="Who pays, with limits")
+    users: dict[UserName, UserFile] = Field(
         default={}, description="Who submits; the lab's tools act as the first"
     )
     jobs: JobDefaults = JobDefaults()
@@ -266,6 +273,7 @@ class Pool:
     weight: int
     usd_per_hour: float | None
     zone: str | None
+    mig: str | None
     spot: bool
     reservation: str | None
 
@@ -282,6 +290,12 @@ class Pool:
     def gpus(self) -> int:
         """Accelerators of one node."""
         return self.hardware.gpus
+
+    @property
+    def devices(self) -> int:
+        """What Kubernetes counts on one node: accelerators, or the instances that each one is cut into."""
+        layouts = self.hardware.accelerators.mig if self.hardware.accelerators else []
+        return self.gpus * next((layout.count for layout in layouts if layout.profile == self.mig), 1)
 
     @cached_property
     def hosts(self) -> str:

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=32)]
+SlurmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=32)]
+# As directories have them: jane.doe. useradd and Slurm take them, systemd-sysusers does not.
+UserName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_.-]*$", max_length=32)]
 Text = Annotated[str, Field(pattern=r"^\S[^\n]*$", description="One line")]
 Count = Annotated[int, Field(ge=0)]
 

@@ -7,9 +7,9 @@ Every block of figures names its `source`, a key of `sources`.
 
 import datetime
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
 from infra.model.fields import Facts, Name, Text
 from infra.model.yamlfile import nearest
@@ -19,6 +19,16 @@ Version = Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")]
 Capability = Annotated[
     str, Field(pattern=r"^\d+\.\d+$", description="CUDA compute capability, in quotes: '9.0'")
 ]
+
+
+def _type(text: str) -> str:
+    """Slurm reads --gres=gpu:8 and gpu:8k as counts. Raises ValueError."""
+    if re.fullmatch(r"\d+[kmgtp]?", text):
+        raise ValueError(f"'{text}' is read as a count by Slurm; begin it with a letter")
+    return text
+
+
+GresType = Annotated[Name, AfterValidator(_type)]
 
 
 class Sourced(Facts):
@@ -37,7 +47,7 @@ class Cpu(Sourced):
     threads_per_core: PositiveInt = Field(
         description="Hardware threads that the operating system sees per core"
     )
-    numa_nodes: PositiveInt = Field(description="Memory domains in the whole machine")
+    numa_nodes: PositiveInt = Field(description="Memory domains with cores in the whole machine")
 
     @property
     def cores(self) -> int:
@@ -58,6 +68,10 @@ class Link(Facts):
     kind: Text = Field(description="nvlink, xgmi, pcie, ici ...")
     bandwidth_gb_per_s: PositiveFloat = Field(
         description="Per accelerator, both directions added, as vendors state it"
+    )
+    switches: PositiveInt | None = Field(
+        default=None,
+        description="Switches inside of one machine (NVSwitch), which NVIDIA's fabric manager sets up; missing: none",
     )
 
 
@@ -84,11 +98,14 @@ class MigLayout(Facts):
     count: PositiveInt = Field(description="Instances per GPU")
 
 
+Numa = list[Annotated[int, Field(ge=0)]]
+
+
 class Accelerators(Sourced):
     kind: Literal["gpu", "tpu", "fpga"]
     vendor: Name = Field(description="nvidia, amd, google ...: stacks say whose devices they drive")
     model: Text
-    gres: Name = Field(description="Type in Slurm: --gres=gpu:<this>:1")
+    gres: GresType = Field(description="Type in Slurm: --gres=gpu:<this>:1")
     count: PositiveInt = Field(description="Per machine")
     memory_gib: PositiveFloat = Field(description="Per accelerator")
     memory_bandwidth_gb_per_s: PositiveFloat = Field(description="Per accelerator")
@@ -101,13 +118,16 @@ class Accelerators(Sourced):
     device_files: Text | None = Field(
         default=None, description="One per accelerator, as a range: /dev/nvidia[0-7]"
     )
-    numa: list[Annotated[int, Field(ge=0)]] | None = Field(
-        default=None, description="NUMA node that each one hangs on, in device order"
-    )
+    numa: Numa | None = Field(default=None, description="NUMA node that each one hangs on, in device order")
     kubernetes_resource: Text | None = Field(
         default=None, description="Extended resource of the vendor's device plugin"
     )
-    mig: list[MigLayout] = Field(default=[])
+    mig: list[MigLayout] = Field(default=[], description="What a pool may ask for")
+
+    @property
+    def fabric_manager(self) -> bool:
+        """Whether NVIDIA's service sets up switches of this machine, without which its GPUs do not start."""
+        return self.vendor == "nvidia" and self.link is not None and self.link.switches is not None
 
 
 class Network(Sourced):
@@ -152,9 +172,21 @@ class Price(Sourced):
     )
 
 
+class CloudCpu(Facts):
+    """What the machine shows to its operating system."""
+
+    sockets: PositiveInt
+    cores_per_socket: PositiveInt
+    threads_per_core: PositiveInt
+    numa_nodes: PositiveInt
+
+
 class CloudMachine(Sourced):
     """What a cloud's machine of this type has otherwise than the vendor's."""
 
+    cpu: CloudCpu | None = Field(default=None, description="Instead of the same keys of cpu")
+    memory_gib: PositiveInt | None = Field(default=None, description="Instead of memory.capacity_gib")
+    numa: Numa | None = Field(default=None, description="Instead of accelerators.numa")
     fabric: Literal["efa", "gvnic", "mrdma"] | None = Field(
         default=None, description="Kind of the network interfaces that collectives run over"
     )
@@ -221,6 +253,11 @@ class Profile(Facts):
         default={}, description="What a cloud's machine has otherwise than the figures above"
     )
     acceptance: Acceptance = Acceptance()
+    not_applicable: dict[Literal["accelerators", "ecc"], Text] = Field(
+        default={},
+        description="Parts of the health check that do not apply to this machine type, each with why;"
+        " all others must pass",
+    )
 
     @field_validator("sources")
     @classmethod
@@ -234,6 +271,32 @@ class Profile(Facts):
     def gpus(self) -> int:
         """Accelerators per machine."""
         return self.accelerators.count if self.accelerators else 0
+
+    def at(self, place: str) -> "Profile":
+        """The machine as `place` rents it: a cloud's has other cores and memory than the vendor's."""
+        cloud = self.cloud.get(place)  # type: ignore[call-overload]
+        if cloud is None:
+            return self
+        changes: dict[str, Any] = {}
+        if cloud.cpu:
+            changes["cpu"] = self.cpu.model_copy(update=dict(cloud.cpu))
+        if cloud.memory_gib:
+            changes["memory"] = self.memory.model_copy(update={"capacity_gib": cloud.memory_gib})
+        if cloud.numa and self.accelerators:
+            changes["accelerators"] = self.accelerators.model_copy(update={"numa": cloud.numa})
+        return self.model_copy(update=changes)
+
+    @property
+    def usable_mib(self) -> int:
+        """Memory that the operating system shows at least, by which Slurm judges a node, in whole 100 MiB.
+
+        The kernel's page tables take 1.6 %, firmware, crash kernel and hypervisor up to a GiB more: clouds show 62.1
+        of 64 GiB, a Jetson 61.4.
+        """
+        return int(self.memory.capacity_gib * 1024 * 0.97 - 1024) // 100 * 100
+
+
+JUDGED = ("nvidia", "amd", "intel")  # vendors whose accelerators slurm/health_check.py knows
 
 
 def blocks(profile: Profile) -> list[tuple[tuple[str | int, ...], Sourced]]:
@@ -282,10 +345,9 @@ def rules(profile: Profile, stem: str) -> list[tuple[tuple[str | int, ...], str]
             wrong.append((("sources", source), "no block names it; a source that supports nothing is to go"))
     if profile.power.idle_w > profile.power.maximum_w:
         wrong.append((("power", "idle_w"), f"{profile.power.idle_w:g} is above maximum_w"))
-    if profile.cpu.numa_nodes > profile.cpu.cores or profile.cpu.cores % profile.cpu.numa_nodes:
-        wrong.append(
-            (("cpu", "numa_nodes"), f"{profile.cpu.cores} cores do not divide by {profile.cpu.numa_nodes}")
-        )
+    wrong += [(("cpu", "numa_nodes"), text) for text in _numa_rules(profile.cpu)]
+    if profile.memory.capacity_gib < 2:
+        wrong.append((("memory", "capacity_gib"), "less than 2 GiB leave nothing for jobs"))
     for name, cloud in profile.cloud.items():
         wrong += [(("cloud", name, key), text) for key, text in _cloud_rules(profile, name, cloud)]
     if profile.accelerators:
@@ -293,6 +355,17 @@ def rules(profile: Profile, stem: str) -> list[tuple[tuple[str | int, ...], str]
             (("accelerators", key), text) for key, text in _accelerator_rules(profile, profile.accelerators)
         ]
     return wrong
+
+
+def _numa_rules(cpu: Cpu) -> list[str]:
+    """Slurm wants as many cores in each domain, and as many domains in each socket, or sockets in each domain."""
+    nodes, sockets = cpu.numa_nodes, cpu.sockets
+    if nodes <= cpu.cores and cpu.cores % nodes == 0 and (nodes % sockets == 0 or sockets % nodes == 0):
+        return []
+    return [
+        f"{sockets} x {cpu.cores_per_socket} cores do not divide by {nodes}; count the nodes that have CPUs (lscpu"
+        f" lists the memory of GPUs as nodes without), or write {sockets} where they are uneven"
+    ]
 
 
 def _cloud_rules(profile: Profile, name: str, cloud: CloudMachine) -> list[tuple[str, str]]:
@@ -305,6 +378,16 @@ def _cloud_rules(profile: Profile, name: str, cloud: CloudMachine) -> list[tuple
         wrong.append(
             ("fabric_cards", f"{len(cloud.fabric_cards)} cards, but fabric_count is {cloud.fabric_count}")
         )
+    there = profile.at(name)
+    if cloud.cpu:
+        wrong += [("cpu", text) for text in _numa_rules(there.cpu)]
+    if there.accelerators and (cloud.cpu or cloud.numa):
+        numa = "numa" if cloud.numa else "cpu"
+        wrong += [
+            (numa, text) for key, text in _accelerator_rules(there, there.accelerators) if key == "numa"
+        ]
+    elif cloud.numa:
+        wrong.append(("numa", "this machine type has no accelerators"))
     return wrong
 
 

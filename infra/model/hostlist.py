@@ -1,7 +1,7 @@
 """Ranges of host names as Slurm writes them: `gpu-[1-3,7]` is gpu-1 gpu-2 gpu-3 gpu-7."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 MAXIMUM = 100_000  # hosts in one expression: a typo such as [1-1000000000] must not fill the memory
@@ -18,6 +18,8 @@ def expand(text: str) -> list[str]:
     for name in names:
         if len(name) > 63 or not _HOST.fullmatch(name):
             raise ValueError(f"'{name}' is no host name: lower-case letters, digits and '-', at most 63")
+        if not re.search(r"[a-z]", name) or re.fullmatch(r"0[xob][0-9a-f]+", name):
+            raise ValueError(f"'{name}' is read as a number, and not as a host name; begin it with a letter")
     return names
 
 
@@ -53,6 +55,14 @@ def compress(names: Iterable[str]) -> str:
         else:
             parts += [prefix + number for number in ranges]
     return ",".join(parts)
+
+
+def widths(first: str, last: str) -> Iterator[tuple[str, str]]:
+    """The range from `first` to `last` as ranges whose ends are as long: 08 to 100 is 08 to 99, and 100."""
+    while len(first) < len(last):
+        yield first, "9" * len(first)
+        first = "1" + "0" * len(first)
+    yield first, last
 
 
 def _next(number: str) -> str:

@@ -193,7 +193,7 @@ def _sized(document: yamlfile.Document, job: JobFile, root: Path) -> JobFile:
         for key in missing:
             document.wrong((key,), "missing; or name a machine type: hardware: h100-sxm-8x")
         return job
-    from infra.model.load import USABLE_MEMORY, load_profile  # 50 ms, which most jobs do not need
+    from infra.model.load import load_profile  # 50 ms, which most jobs do not need
 
     try:
         profile = load_profile(job.hardware, root)
@@ -203,7 +203,7 @@ def _sized(document: yamlfile.Document, job: JobFile, root: Path) -> JobFile:
     whole = {
         "gpus_per_node": profile.accelerators.count if profile.accelerators else 0,
         "cpus_per_node": profile.cpu.threads,
-        "memory_gib_per_node": int(profile.memory.capacity_gib * USABLE_MEMORY),
+        "memory_gib_per_node": profile.usable_mib // 1024,
     }
     return job.model_copy(update={key: whole[key] for key in missing})
 

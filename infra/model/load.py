@@ -13,12 +13,11 @@ from infra.model.machine import Machine, read_machine
 from infra.model.places import PLACES
 from infra.model.stacks import Stack, read_stacks
 
-# Linux, firmware and the crash kernel keep a part: Slurm refuses a node with less memory than is stated.
-USABLE_MEMORY = 0.98
 # In the lab, the host and the database, slurmdbd, slurmctld and login containers live beside the nodes.
 LAB_HOST_MIB = 3072
 LAB_HOST_SHARE = 0.25
 DOCKER_CORES, DOCKER_MIB = 1, 4096  # a machine of place docker, like a small virtual one
+NOBODY = (65534, 65535)
 _SECTIONS = ("pools", "partitions", "qos", "accounts", "users")
 
 
@@ -52,6 +51,7 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
     inside = root / path  # an absolute path stays as it is
     document = yamlfile.read(inside if inside.exists() or not path.exists() else path.absolute(), root)
     rules.references(document)
+    rules.words(document)
     file = _shape(document)
     if file is None:
         document.check()
@@ -66,20 +66,21 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
     pools = []
     for name, pool in file.pools.items():
         if name in nodes and pool.hardware in profiles:
-            stack = rules.fit(document, file, name, profiles[pool.hardware], stacks, machine)
-            pools.append(_pool(file, name, pool, profiles[pool.hardware], stack, nodes[name], machine))
+            profile = profiles[pool.hardware].at(pool.place or file.place)
+            stack = rules.fit(document, file, name, profile, stacks, machine)
+            pools.append(_pool(file, name, pool, profile, stack, nodes[name], machine))
     if machine:
         rules.room(document, file, pools, machine)
     rules.machines(document, file, nodes)
+    rules.ignored(document, file)
     rules.kubernetes(document, file)
     users = _users(document, file, machine)
-    services = file.services.hardware
-    if services in profiles:
-        rules.cloud(document, ("services", "hardware"), file.place, profiles[services])
+    services = profiles.get(file.services.hardware or "")
+    if services:
+        rules.cloud(document, ("services", "hardware"), file.place, services)
+        services = services.at(file.place)
     document.check()
-    return Cluster(
-        document.shown, file, tuple(pools), users, profiles[services] if services else None, machine
-    )
+    return Cluster(document.shown, file, tuple(pools), users, services, machine)
 
 
 def _shape(document: yamlfile.Document) -> ClusterFile | None:
@@ -154,7 +155,7 @@ def _pool(
 ) -> Pool:
     cpu = profile.cpu
     sockets, cores, threads = cpu.sockets, cpu.cores_per_socket, cpu.threads_per_core
-    memory = int(profile.memory.capacity_gib * 1024 * USABLE_MEMORY) // 100 * 100
+    memory = profile.usable_mib
     if machine:
         sockets, threads = 1, 1
         fair_cores, fair_mib = _fair_share(file, machine)
@@ -174,10 +175,11 @@ def _pool(
         cores_per_socket=cores,
         threads_per_core=threads,
         memory_mib=memory,
-        features=_features(profile, pool, simulated),
+        features=_features(profile, pool, simulated, pool.place or file.place),
         weight=pool.weight,
         usd_per_hour=price if pool.usd_per_hour is None else pool.usd_per_hour,
         zone=pool.zone or file.machines.zone,
+        mig=pool.mig,
         spot=pool.spot,
         reservation=pool.reservation,
     )
@@ -193,12 +195,16 @@ def _fair_share(file: ClusterFile, machine: Machine) -> tuple[int, int]:
     return max(1, machine.cores // everywhere), max(0, machine.memory_mib - host) // everywhere // 100 * 100
 
 
-def _features(profile: Profile, pool: PoolFile, simulated: bool) -> tuple[str, ...]:
+def _features(profile: Profile, pool: PoolFile, simulated: bool, place: str) -> tuple[str, ...]:
     """What `sbatch --constraint` can ask for: facts of the profile, then what the cluster file adds."""
     features = [profile.name, profile.architecture]
     if profile.accelerators and profile.accelerators.compute_capability:
         features.append(f"cc{profile.accelerators.compute_capability.replace('.', '')}")
-    features += sorted({network.kind for network in profile.network if network.use == "fabric"})
+    rented = profile.cloud.get(place)  # type: ignore[call-overload]
+    if rented and rented.fabric:
+        features.append(rented.fabric)
+    else:
+        features += sorted({network.kind for network in profile.network if network.use == "fabric"})
     features += ["simulated"] if simulated else []
     return tuple(dict.fromkeys([re.sub(r"[^\w.-]", "-", feature) for feature in [*features, *pool.features]]))
 
@@ -219,6 +225,12 @@ def _users(document: yamlfile.Document, file: ClusterFile, machine: Machine | No
             # Root does not submit jobs, and reads what uid 1000 writes. Groups below 1000 are the nodes' own.
             uid = machine.uid or 1000
             gid = machine.gid if machine.gid >= 1000 else uid
+        if machine and "." in name and PLACES[file.place].lab:
+            document.wrong(
+                ("users", name), "has a dot, and systemd-sysusers makes no such user; write another"
+            )
+        if uid in NOBODY:
+            document.wrong(("users", name, "uid"), f"{uid} is no person's (nobody, or not a number at all)")
         if uid in uids and name not in (person,):
             document.wrong(("users", name, "uid"), f"{uid} is '{uids[uid]}' already")
         if uid is not None:

@@ -4,18 +4,29 @@ References are read from the file as written, so that a part with another mistak
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from infra.model import hostlist
 from infra.model.cluster import ClusterFile, Pool
-from infra.model.hardware import Profile
+from infra.model.hardware import JUDGED, Profile
 from infra.model.machine import Machine
 from infra.model.places import PLACES, Place
 from infra.model.stacks import Stack, choose
 from infra.model.yamlfile import Document, Key, nearest
 
 RESERVED = ("root", "slurm", "munge", "nobody")  # users that the nodes have for themselves
+# Words that another program takes for something else than a name, and what it takes them for.
+WORDS = {
+    ("partitions", "default"): "Slurm reads a partition of that name as settings of those below it",
+    ("accounts", "root"): "is above all accounts in Slurm; its limits would be everybody's",
+    ("name", "all"): "Slurm reads a cluster of that name as all of them (squeue --clusters=all)",
+}
+HOST_WORDS = {
+    "default": "Slurm reads a node of that name as settings of those below it",
+    "all": "Slurm and Ansible read it as all nodes",
+    "localhost": "every machine means itself by it",
+}
 
 NAMESPACES = ("default", "kubeflow", "kueue-system", "slipway-system", "local-path-storage")
 HIGHEST_PRIORITY = (
@@ -84,6 +95,51 @@ def references(document: Document) -> None:
         )
 
 
+def words(document: Document) -> None:
+    """Names that a program reads otherwise."""
+    for (part, word), why in WORDS.items():
+        if document.data.get(part) == word:
+            document.wrong((part,), f"'{word}': {why}; take another name")
+        elif word in section(document, part):
+            document.wrong((part, word), f"{why}; take another name")
+
+
+def ignored(document: Document, file: ClusterFile) -> None:
+    """Keys that nothing reads where this cluster is: who wrote one meant something by it."""
+    places = [
+        PLACES[place] for place in {file.place, *(pool.place or file.place for pool in file.pools.values())}
+    ]
+    lab = all(facts.lab for facts in places)
+    rented, given = any(facts.rented for facts in places), any(facts.given for facts in places)
+    unread: list[tuple[bool, str, Collection[str] | None, str]] = [
+        (lab, "services", None, "the lab's containers are named slurmctld, slurmdbd, db and login"),
+        (lab, "machines", None, "a lab has no machines"),
+        (not rented, "machines", ("region", "zone", "project", "system_disk_gib"), "is of clouds"),
+        (lab, "storage", ("kind", "source", "path"), "a lab has volumes of its own"),
+        (not given, "bmc", None, "is of bare metal"),
+        (lab, "software", ("slurm_suite",), "a lab runs the Slurm of its node image"),
+    ]
+    said = set()
+    for _, part, keys, why in [row for row in unread if row[0]]:
+        block = getattr(file, part)
+        for key, field in type(block).model_fields.items():
+            stated = getattr(block, key) != field.get_default(call_default_factory=True)
+            if stated and (keys is None or key in keys) and (part, key) not in said:
+                said.add((part, key))
+                document.wrong((part, key), f"nothing reads it on {file.place}: {why}; leave it out")
+    for name, pool in file.pools.items():
+        place = pool.place or file.place
+        for key in ("spot", "reservation"):
+            if getattr(pool, key) and not PLACES[place].rented:
+                document.wrong(
+                    ("pools", name, key), f"nothing reads it on {place}: is of clouds; leave it out"
+                )
+        for key in ("lab_cores", "lab_memory_gib"):
+            if getattr(pool, key) and not PLACES[place].here:
+                text = f"nothing reads it on {place}: a whole machine is a node there; leave it out"
+                document.wrong(("pools", name, key), text)
+
+
 def kubernetes(document: Document, file: ClusterFile) -> None:
     """What Kubernetes asks of names and numbers: an account is a namespace, a QOS is a priority class."""
     if "kubernetes" not in file.schedulers:
@@ -91,9 +147,9 @@ def kubernetes(document: Document, file: ClusterFile) -> None:
     named = [("name", None, file.name)]
     named += [(part, name, name) for part in ("pools", "accounts", "qos") for name in getattr(file, part)]
     for part, key, name in named:
-        if name.endswith("-"):  # the only thing that our names may and those of RFC 1123 may not
+        if name.endswith("-") or "_" in name:  # what our names may and those of RFC 1123 may not
             where = (part,) if key is None else (part, key)
-            document.wrong(where, f"'{name}' is no name in Kubernetes: it must not end with '-'")
+            document.wrong(where, f"'{name}' is no name in Kubernetes: no '_', and no '-' at its end")
     for name in file.accounts:
         if name in NAMESPACES or name.startswith("kube-"):
             document.wrong(("accounts", name), "is a namespace of the cluster's own; take another name")
@@ -118,6 +174,9 @@ def hosts(document: Document, file: ClusterFile) -> dict[str, tuple[str, ...]]:
         taken |= dict.fromkeys(hostlist.expand(services.login), "services.login")
     except ValueError as error:
         document.wrong(("services", "login"), str(error))
+    for host, where in taken.items():
+        if host in HOST_WORDS:
+            document.wrong(tuple(where.split(".")), f"'{host}': {HOST_WORDS[host]}; take another name")
     found: dict[str, tuple[str, ...]] = {}
     for name, pool in file.pools.items():
         key = ("pools", name, "nodes")
@@ -128,6 +187,8 @@ def hosts(document: Document, file: ClusterFile) -> dict[str, tuple[str, ...]]:
             continue
         if len(nodes) != pool.count:
             document.wrong(key, f"{pool.nodes} are {len(nodes)} hosts, but count is {pool.count}")
+        for node in [node for node in nodes if node in HOST_WORDS]:
+            document.wrong(key, f"'{node}': {HOST_WORDS[node]}; take another name")
         for node in _twice(nodes, taken):
             document.wrong(key, f"host name '{node}' is there twice; first in {taken.get(node, 'this pool')}")
         taken |= dict.fromkeys(nodes, f"pools.{name}")
@@ -163,6 +224,7 @@ def fit(
                 ("pools", name, "place"), f"{here} is one machine: all pools are on it, or none is"
             )
     cloud(document, key, place, profile)
+    mig(document, file, name, profile)
     if "slurm" in file.schedulers and gpus:
         if gpus.kind == "tpu":
             document.wrong(
@@ -173,6 +235,14 @@ def fit(
             document.wrong(
                 key, f"'{profile.name}' states no accelerators.device_files, which Slurm binds jobs by"
             )
+        unknown = gpus.vendor not in JUDGED and "accelerators" not in profile.not_applicable
+        if unknown and not PLACES[place].here:
+            text = (
+                f"no health check knows accelerators of '{gpus.vendor}', so that its nodes would be drained;"
+            )
+            document.wrong(
+                key, f"{text} write why it does not apply in the profile: not_applicable: accelerators"
+            )
     if gpus and gpus.kind == "tpu":
         return None  # TPU jobs bring their own image
     try:
@@ -180,6 +250,21 @@ def fit(
     except ValueError as error:
         document.wrong(key, f"no software stack runs on '{profile.name}': {error}")
         return None
+
+
+def mig(document: Document, file: ClusterFile, name: str, profile: Profile) -> None:
+    """GPUs are cut by NVIDIA's operator on Kubernetes, into what the profile knows."""
+    asked, key = file.pools[name].mig, ("pools", name, "mig")
+    if asked is None:
+        return
+    known = [layout.profile for layout in profile.accelerators.mig] if profile.accelerators else []
+    if asked not in known:
+        near = nearest(asked, known, all_of=f"Those of '{profile.name}'") if known else ""
+        document.wrong(key, f"'{profile.name}' has no MIG layout '{asked}'.{near}")
+    if "slurm" in file.schedulers:
+        document.wrong(key, "only NVIDIA's operator on Kubernetes cuts GPUs; write schedulers: [kubernetes]")
+    if PLACES[file.pools[name].place or file.place].here:
+        document.wrong(key, "simulated GPUs cannot be cut; leave it out")
 
 
 def cloud(document: Document, key: Key, place: Place, profile: Profile) -> None:

@@ -6,7 +6,7 @@ Hosts are ranges and facts belong to groups, so that its size grows with the poo
 import re
 from typing import Any
 
-from infra.model import ports, shape
+from infra.model import hostlist, ports, shape
 from infra.model.cluster import Cluster, Pool
 from infra.model.hardware import Accelerators
 from infra.render import firewall
@@ -40,12 +40,14 @@ def _group(pool: Pool) -> str:
 
 
 def _ranges(hosts: str) -> dict[str, None]:
-    """A host list in Ansible's notation: gpu-[1-4,7] is gpu-[1:4] and gpu-7."""
+    """A host list as Ansible writes it, both ends as long: gpu-[08-100,120] is gpu-[08:99], gpu-100 and gpu-120."""
     found = []
     for part in re.split(r",(?![^\[]*\])", hosts):
         prefix, _, inside = part.rstrip("]").partition("[")
         for numbers in inside.split(","):
-            found.append(f"{prefix}[{numbers.replace('-', ':')}]" if "-" in numbers else f"{prefix}{numbers}")
+            first, _, last = numbers.partition("-")
+            for low, high in hostlist.widths(first, last or first):
+                found.append(f"{prefix}{low}" if low == high else f"{prefix}[{low}:{high}]")
     return dict.fromkeys(found)
 
 
@@ -141,12 +143,9 @@ def _pool(cluster: Cluster, pool: Pool) -> dict[str, Any]:
             "driver_vendor": gpus.vendor,
             "driver_version": gpus.driver,
             "nvidia_driver_oldest": (pool.stack.file.min_driver or "") if pool.stack else "",
-            # an NVSwitch board, whose switches a service of NVIDIA's sets up
             # the open kernel modules know Turing (7.5) and newer
             "nvidia_driver_open": _capability(gpus) >= (7, 5),
-            "nvidia_driver_fabric_manager": bool(
-                gpus.link and gpus.link.kind == "nvlink" and gpus.count == 8
-            ),
+            "nvidia_driver_fabric_manager": gpus.fabric_manager,
         }
     return facts
 

@@ -44,10 +44,13 @@ def facts(cluster: Cluster, pool: Pool) -> dict[str, Any]:
             "count": pool.gpus,
             "device_files": device_files(gpus.device_files) if gpus and gpus.device_files else [],
             "driver": None if pool.simulated or not gpus else gpus.driver,
+            "fabric_manager": bool(gpus and gpus.fabric_manager and not pool.simulated),
             "peak_tflops": peak,
         },
         "cost": _cost(cluster, pool),
         "stack": pool.stack.folder if pool.stack else None,
+        "shared": "/shared" if cluster.where.lab else cluster.spec.storage.path,
+        "not_applicable": dict(pool.hardware.not_applicable),
     }
 
 

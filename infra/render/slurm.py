@@ -33,16 +33,18 @@ def render(cluster: Cluster) -> dict[str, str]:
             # a setting of newer releases, whose default of 60 s they refuse beside a shorter interval
             health_timeout=lab is not None and newer(release(cluster), "24.11"),
             simulated=any(pool.simulated for pool in cluster.pools),
-            nodes=columns(_node(pool) for pool in cluster.pools),
+            by_numa=by_numa(cluster),
+            nodes=columns(_node(pool, *_sockets(cluster, pool)) for pool in cluster.pools),
             partitions=columns(_partitions(cluster)),
         ),
         "gres.conf": fill(
             "gres.conf",
             cluster,
             simulated=any(pool.simulated for pool in cluster.pools),
-            lines=columns(row for pool in cluster.pools for row in _gres(pool)),
+            lines=columns(row for pool in cluster.pools for row in _gres(pool, _sockets(cluster, pool))),
         ),
         "cgroup.conf": fill("cgroup.conf", cluster, cgroups=cgroups, lab=lab),
+        "plugstack.conf": fill("plugstack.conf", cluster),
         "slurmdbd.conf": fill("slurmdbd.conf", cluster),
         "accounts": fill(
             "accounts", cluster, qos=_qos(cluster), accounts=_accounts(cluster), users=_users(cluster)
@@ -67,14 +69,30 @@ def _tres(cluster: Cluster) -> list[str]:
     return sorted(names | {f"gres/{gpus.kind}:{gpus.gres}" for _, gpus in _accelerated(cluster)})
 
 
-def _node(pool: Pool) -> list[str]:
+def by_numa(cluster: Cluster) -> bool:
+    """Whether Slurm is to take a NUMA node for a socket: it refuses a GPU whose cores are a part of a socket."""
+    return any(
+        gpus.numa and not pool.simulated and pool.hardware.cpu.numa_nodes > pool.hardware.cpu.sockets
+        for pool, gpus in _accelerated(cluster)
+    )
+
+
+def _sockets(cluster: Cluster, pool: Pool) -> tuple[int, int]:
+    """Sockets of a node, and cores of each, as Slurm takes them on every node of this cluster."""
+    cpu = pool.hardware.cpu
+    if by_numa(cluster):
+        return cpu.numa_nodes, cpu.cores // cpu.numa_nodes
+    return pool.sockets, pool.cores_per_socket
+
+
+def _node(pool: Pool, sockets: int, cores: int) -> list[str]:
     gpus = pool.hardware.accelerators
     return settings(
         {
             "NodeName": pool.hosts,
             "CPUs": pool.cpus,
-            "Sockets": pool.sockets,
-            "CoresPerSocket": pool.cores_per_socket,
+            "Sockets": sockets,
+            "CoresPerSocket": cores,
             "ThreadsPerCore": pool.threads_per_core,
             "RealMemory": pool.memory_mib,
             "Gres": f"{gpus.kind}:{gpus.gres}:{gpus.count}" if gpus else None,
@@ -110,16 +128,18 @@ def _partitions(cluster: Cluster) -> list[list[str]]:
     return rows
 
 
-def _gres(pool: Pool) -> list[list[str]]:
-    """One line for each run of devices on the same NUMA node, with that node's cores where they are real."""
+def _gres(pool: Pool, sockets: tuple[int, int]) -> list[list[str]]:
+    """One line for each run of devices on the same socket, with its cores where they are real: whole sockets."""
     gpus = pool.hardware.accelerators
     if gpus is None or gpus.device_files is None:
         return []
     files = device_files(gpus.device_files)
-    numa = gpus.numa if gpus.numa and not pool.simulated else [None] * len(files)
-    cores = pool.hardware.cpu.cores // pool.hardware.cpu.numa_nodes
+    count, cores = sockets
+    places: list[int | None] = [None] * len(files)
+    if gpus.numa and not pool.simulated and pool.hardware.cpu.numa_nodes >= count:
+        places = [node * count // pool.hardware.cpu.numa_nodes for node in gpus.numa]
     rows = []
-    for node, group in groupby(zip(numa, files, strict=True), key=lambda pair: pair[0]):
+    for place, group in groupby(zip(places, files, strict=True), key=lambda pair: pair[0]):
         rows.append(
             settings(
                 {
@@ -127,7 +147,7 @@ def _gres(pool: Pool) -> list[list[str]]:
                     "Name": gpus.kind,
                     "Type": gpus.gres,
                     "File": _range([path for _, path in group]),
-                    "Cores": None if node is None else f"{node * cores}-{(node + 1) * cores - 1}",
+                    "Cores": None if place is None else f"{place * cores}-{(place + 1) * cores - 1}",
                     "Flags": ENVIRONMENTS.get(gpus.vendor) if gpus.kind == "gpu" else None,
                 }
             )

@@ -18,10 +18,15 @@ def render(cluster: Cluster) -> tuple[str, str, list[str]]:
 
 
 def _facts_say(cluster: Cluster) -> str:
-    """Slurm 24.11 has one topology per cluster: blocks only fit when every node is in one."""
+    """Slurm 24.11 has one topology per cluster: blocks only fit when every node is in one.
+
+    One leaf switch is no tree, and topology/tree has a price: programs of libslurm do not start with it
+    (undefined symbol topo_conf).
+    """
     if all(_domain(pool) for pool in cluster.pools):
         return "block"
-    return "tree" if any(_leaf(cluster, pool) for pool in cluster.pools) else "flat"
+    leaves = [size for pool in cluster.pools for size in _sizes(cluster, pool)]
+    return "tree" if len(leaves) > 1 and any(_leaf(cluster, pool) for pool in cluster.pools) else "flat"
 
 
 def _domain(pool: Pool) -> int | None:
@@ -34,6 +39,11 @@ def _leaf(cluster: Cluster, pool: Pool) -> int | None:
     if site or not fabric:
         return site
     return fabric.nodes_per_leaf or fabric.nodes_per_nvlink_domain
+
+
+def _sizes(cluster: Cluster, pool: Pool) -> list[int]:
+    """Nodes on each leaf switch of this pool."""
+    return [len(nodes) for nodes in _chunks(pool.nodes, _leaf(cluster, pool) or pool.count)]
 
 
 def _chunks(nodes: tuple[str, ...], size: int) -> list[list[str]]:

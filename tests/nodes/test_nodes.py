@@ -82,6 +82,19 @@ def test_a_credential_made_here_is_accepted_everywhere(slurm_node: Node, cluster
         assert "Success" in there.check_output("echo %s | unmunge --metadata -", made)
 
 
+def test_the_database_lets_nobody_in_before_slurmdbd_has_its_grant(node: Node) -> None:
+    """By a file that is run first, which MariaDB passes over in silence when it may not read it."""
+    if "db" in node.parts:
+        said = node.host.check_output("mariadb --batch --skip-column-names --execute='SELECT @@init_file'")
+        assert said == "/run/mysqld/slipway.sql"
+
+
+def test_accounting_knows_its_users(slurm_node: Node) -> None:
+    """Each by its number; coordinators and limits of a user that slurmdbd does not know are refused."""
+    if "slurmctld" in slurm_node.parts:
+        assert slurm_node.host.check_output("sacctmgr --noheader --parsable2 show problems") == ""
+
+
 def test_slurm_is_the_same_everywhere(slurm_node: Node, cluster: Cluster) -> None:
     wanted = slurmrelease.release(release.running(cluster)[0])
     assert slurm_node.host.check_output("sinfo --version").startswith(f"slurm-wlm {wanted}.")

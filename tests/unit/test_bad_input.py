@@ -66,11 +66,66 @@ MISTAKES = {
     "unknown account": ("accounts: [research]", "accounts: [reseach]", [(19, "users.ml.accounts.0: no account 'reseach'. Did you mean 'research'?")]),
     "unknown QOS": ("qos: [normal]", "qos: [nomal]", [(17, "accounts.research.qos.0: no QOS 'nomal'. Did you mean 'normal'?")]),
     "reserved user": ("ml: {", "slurm: {", [(19, "users.slurm: is a system user of the nodes; take another name")]),
+    "a partition that Slurm reads as settings": ("partition: gpu\npartitions:\n  gpu:", "partition: default\npartitions:\n  default:", [(13, "partitions.default: Slurm reads a partition of that name as settings of those below it; take another name")]),
+    "the account above all": ("research: {d", "root: {d", [(17, "accounts.root: is above all accounts in Slurm; its limits would be everybody's; take another name"), (19, "users.ml.accounts.0: no account 'research'. In accounts: root.")]),
+    "all nodes": ("g[1-2]", "g1,all", [(10, "pools.gpu.nodes: 'all': Slurm and Ansible read it as all nodes; take another name")]),
+    "default node": ("g[1-2]", "g1,default", [(10, "pools.gpu.nodes: 'default': Slurm reads a node of that name as settings of those below it; take another name")]),
+    "every machine": ("{hardware: cpu-epyc-2s}", "{hardware: cpu-epyc-2s, controller: localhost}", [(5, "services.controller: 'localhost': every machine means itself by it; take another name")]),
+    "digits": ("g[1-2]", '"[1-2]"', [(10, "pools.gpu.nodes: '1' is read as a number, and not as a host name; begin it with a letter")]),
+    "hexadecimal": ("g[1-2]", "0x[1-2]", [(10, "pools.gpu.nodes: '0x1' is read as a number, and not as a host name; begin it with a letter")]),
+    "a lab's cores on metal": ("count: 2", "count: 2\n    lab_cores: 2", [(10, "pools.gpu.lab_cores: nothing reads it on metal: a whole machine is a node there; leave it out")]),
+    "spot on metal": ("count: 2", "count: 2\n    spot: true", [(10, "pools.gpu.spot: nothing reads it on metal: is of clouds; leave it out")]),
+    "a region on metal": ("users:", "machines: {region: eu-central-1}\nusers:", [(18, "machines.region: nothing reads it on metal: is of clouds; leave it out")]),
+    "MIG under Slurm": ("count: 2", "count: 2\n    mig: 1g.10gb", [(10, "pools.gpu.mig: only NVIDIA's operator on Kubernetes cuts GPUs; write schedulers: [kubernetes]")]),
+    "no such MIG layout": ("count: 2", "count: 2\n    mig: 1g.11gb", [(10, "pools.gpu.mig: 'h100-sxm-8x' has no MIG layout '1g.11gb'. Did you mean '1g.10gb'?"), (10, "pools.gpu.mig: only NVIDIA's operator on Kubernetes cuts GPUs; write schedulers: [kubernetes]")]),
+    "nobody's number": ("uid: 2000", "uid: 65534", [(19, "users.ml.uid: 65534 is no person's (nobody, or not a number at all)")]),
     "key twice": ("count: 2", "count: 2\n    count: 3", [(10, "pools.gpu.count: there twice, first in line 9")]),
     "not YAML": ("gpu: {default", "gpu: {default: [", [(13, "not YAML: expected the node content, but found ':'")]),
     "tab": ("    count: 2", "\tcount: 2", [(9, "not YAML: found character '\\t' that cannot start any token")]),
     "two mistakes": ("count: 2\n    nodes: g[1-2]\n    partition: gpu", "count: 0\n    nodes: g[1-2]\n    partition: cpu", [(9, "pools.gpu.count: 0 is not above 0"), (11, "pools.gpu.partition: no partition 'cpu'. Did you mean 'gpu'?"), (13, "partitions.gpu: no pool is in it: a partition needs nodes")]),
 }  # fmt: skip
+
+
+def test_people_of_a_directory_and_accounts_with_an_underscore(site: Path) -> None:
+    """On metal the site's directory knows them: names with dots, numbers above 60000."""
+    text = (
+        RIGHT.replace("research", "ml_team").replace("ml:", "jane.doe:").replace("uid: 2000", "uid: 1800001")
+    )
+    site.write_text(text)
+    [user] = load_cluster(site, root=site.parent.parent).users
+    assert (user.name, user.uid, user.accounts) == ("jane.doe", 1800001, ("ml_team",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"services": {"controller": "head", "login": "login-[1-2]"}},
+            ["services.controller", "services.login"],
+        ),
+        ({"machines": {"cidr": "10.1.0.0/24"}}, ["machines.cidr"]),
+        ({"storage": {"path": "/scratch"}}, ["storage.path"]),
+        ({"bmc": {"user": "anna"}}, ["bmc.user"]),
+        ({"software": {"slurm_suite": "forky"}}, ["software.slurm_suite"]),
+        ({"services": {"controller": "slurmctld"}}, []),
+    ],
+)
+def test_what_a_lab_does_not_read_is_refused(changes: dict[str, Any], said: list[str], site: Path) -> None:
+    site.write_text(json.dumps(small_cluster(name="site", place="lab", services=None) | changes))
+    try:
+        load_cluster(site, root=site.parent.parent, machine=LAPTOP)
+        told = ""
+    except Mistake as mistake:
+        told = str(mistake)
+    assert [line.split(": ")[1] for line in told.splitlines()] == said
+    assert all("nothing reads it on lab" in line for line in told.splitlines())
+
+
+def test_a_lab_has_no_user_that_systemd_cannot_make(site: Path) -> None:
+    users = {"jane.doe": {"accounts": ["research"]}}
+    site.write_text(json.dumps(small_cluster(name="site", place="lab", services=None, users=users)))
+    with pytest.raises(Mistake, match=r"users.jane.doe: has a dot, and systemd-sysusers makes no such user"):
+        load_cluster(site, root=site.parent.parent, machine=LAPTOP)
 
 
 def lines_of(path: Path, mistakes: list[tuple[int, str]]) -> str:
@@ -201,6 +256,9 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("accelerators.device_files", "/dev/pouch[0-7]", "accelerators.device_files: /dev/pouch[0-7] are 8, but count is 3"),
         ("accelerators.numa", [0, 1, 3], "accelerators.numa: 3 is not one of the cpu's 3 NUMA nodes (from 0)"),
         ("accelerators.kind", "gpuu", "accelerators.kind: 'gpuu' is not one of gpu, tpu, fpga. Did you mean 'gpu'?"),
+        ("cpu.numa_nodes", 34, "cpu.numa_nodes: 1 x 30 cores do not divide by 34; count the nodes that have CPUs (lscpu lists the memory of GPUs as nodes without), or write 1 where they are uneven"),
+        ("accelerators.gres", "8k", "accelerators.gres: '8k' is read as a count by Slurm; begin it with a letter"),
+        ("cloud", {"aws": {"memory_gib": 64, "source": "sheet"}}, "cloud.aws.source: facts of a machine that instances does not name; add aws there"),
         ("power.idle_w", 171, "power.idle_w: 171 is above maximum_w"),
         ("architecture", "arm64", "architecture: 'arm64' is not one of x86_64, aarch64. Did you mean 'aarch64'?"),
         ("name", "koala", "name: 'koala' is not the file's name; write 'quokka-3x'"),

@@ -73,7 +73,7 @@ def test_show_adds_up(infra) -> None:  # type: ignore[no-untyped-def]
         "nodes": 2 + 2 + 3,
         "cores": 2 * 128 + 2 * 192 + 3 * 192,
         "gpus": 16,
-        "memory_gib": pytest.approx(5519 + 3 * 768, abs=1),
+        "memory_gib": pytest.approx(5459 + 3 * 768, abs=1),
         "power_w": 2 * 6500 + 2 * 1100 + 3 * 1100,
         "usd_per_hour": pytest.approx(2 * 27.45 + 2 * 1.10 + 3 * 0.95),
     }

@@ -1,6 +1,7 @@
 """Every check of a node, shown green and red on a small made-up root; and what Slurm is told."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from infra.base.paths import CHECKOUT
+from infra.model.hardware import JUDGED
 from slurm import health_check
 from slurm.health_check import Node
 
-TESTED = {"stand-in": ["NVIDIA GPU"]}
+TESTED = {"stand-in": ["NVIDIA GPU", "AMD GPU"]}
 
 FACTS: dict[str, Any] = {
     "cpus": 4,
@@ -27,10 +29,21 @@ FACTS: dict[str, Any] = {
         "type": "h100",
         "count": 2,
         "device_files": ["/dev/null", "/dev/zero"],
+        "fabric_manager": False,
     },
     "stack": "cuda13-0123456789ab",
+    "shared": "/shared",
+    "not_applicable": {},
 }
-SMI = "GPU-1, 580.95.05, 0\nGPU-2, 580.95.05, 0\n"
+# As `nvidia-smi --query-gpu=uuid,ecc.errors.uncorrected.volatile.total --format=csv,noheader,nounits` prints them
+SMI = "GPU-5a1c8bd6-3d2e-41f5-9f4c-7c8f1b1a9d10, 0\nGPU-e7b0a3c2-0f5d-4d8e-8a53-2b6cb7d0f4aa, 0\n"
+OFF = SMI.replace(", 0", ", [N/A]")
+GONE = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
+    "Make sure that the latest NVIDIA driver is installed and running.\n\n"
+)
+LOST = "Unable to determine the device handle for GPU0000:4E:00.0: Unknown Error\n"
+RENDER = ["/dev/dri/renderD128", "/dev/dri/renderD129"]
 
 
 @pytest.fixture
@@ -46,8 +59,16 @@ def node(tmp_path: Path) -> Callable[..., Node]:
     (tmp_path / "opt/stack/cuda13-0123456789ab/stack.json").write_text(json.dumps(marker))
     (tmp_path / "opt/stack/current").symlink_to("cuda13-0123456789ab")
 
+    def fabric(command: list[str]) -> str:
+        state = (tmp_path / "fabric").read_text()
+        if state != "active\n":
+            raise subprocess.CalledProcessError(3, command, output=state)
+        return state
+
     def make(answer: str | Exception = SMI, cpus: int = 4, **facts: Any) -> Node:
-        def run(command: list[str]) -> str:
+        def run(command: list[str], seconds: float = 0) -> str:
+            if command[0] == "systemctl":
+                return fabric(command)
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -58,12 +79,152 @@ def node(tmp_path: Path) -> Callable[..., Node]:
 
 
 def told(node: Node) -> str:
-    return "; ".join(str(finding) for finding in health_check.findings(node))
+    return "; ".join(str(verdict) for verdict in health_check.verdicts(node) if not verdict.well)
+
+
+def kinds(node: Node) -> dict[str, str]:
+    return {verdict.what: verdict.kind for verdict in health_check.verdicts(node)}
 
 
 def test_a_node_that_is_as_stated_is_healthy(node: Callable[..., Node]) -> None:
     assert told(node()) == ""
     assert told(node(simulated=False)) == ""
+
+
+def test_each_check_has_a_verdict_and_says_which(node: Callable[..., Node]) -> None:
+    assert kinds(node()) == {
+        "CPUs": "pass",
+        "memory": "pass",
+        "device files of accelerators": "pass",
+        "accelerators": "not applicable",
+        "stack": "pass",
+        "free space on /tmp": "pass",
+        "free space on /shared": "pass",
+        "clock": "not applicable",
+    }
+    real = kinds(node(simulated=False))
+    assert real["GPUs that answer nvidia-smi"] == "pass" and real["nvidia-fabricmanager"] == "not applicable"
+    assert "accelerators" not in real
+
+
+def test_a_node_without_accelerators_is_healthy_because_its_profile_has_none(
+    node: Callable[..., Node],
+) -> None:
+    none: dict[str, Any] = {
+        "kind": None,
+        "vendor": None,
+        "type": None,
+        "count": 0,
+        "device_files": [],
+        "fabric_manager": False,
+    }
+    cpu = node(gpus=none, simulated=False)
+    assert told(cpu) == ""
+    assert kinds(cpu)["accelerators"] == "not applicable"
+
+
+def test_a_check_that_says_nothing_is_not_judged(
+    node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(health_check.VENDORS, "nvidia", lambda node, gpus: iter(()))
+    assert told(node(simulated=False)) == "accelerators not judged: its check said nothing"
+
+
+def test_accelerators_that_no_check_knows_are_not_judged(node: Callable[..., Node]) -> None:
+    unknown = node(simulated=False, gpus={**FACTS["gpus"], "vendor": "marsupial"})
+    assert told(unknown) == "accelerators not judged: no check knows those of marsupial"
+    why = {"accelerators": "the site watches them"}
+    assert told(node(simulated=False, gpus=unknown.facts["gpus"], not_applicable=why)) == ""
+
+
+def test_the_checks_that_profiles_may_count_on_are_there() -> None:
+    assert tuple(health_check.VENDORS) == JUDGED
+
+
+def amd(
+    node: Callable[..., Node], errors: str | None, vendor: str = "0x1002", driver: str = "amdgpu"
+) -> Node:
+    """Two devices as Linux 6.12 shows an MI300X: sysfs of amdgpu, with RAS counters unless `errors` is None."""
+    gpus = {**FACTS["gpus"], "vendor": {"0x8086": "intel"}.get(vendor, "amd"), "device_files": RENDER}
+    made = node(simulated=False, gpus=gpus)
+    (made.path("/dev/dri")).mkdir(parents=True)
+    for name in RENDER:
+        made.path(name).symlink_to("/dev/null")
+        device = made.path(health_check.sysfs(name))
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(f"{vendor}\n")
+        (made.root / "drivers" / driver).mkdir(parents=True, exist_ok=True)
+        (device / "driver").symlink_to(made.root / "drivers" / driver)
+        if errors is not None:
+            (device / "ras").mkdir()
+            for block in ("gfx", "mmhub", "sdma", "umc", "xgmi_wafl"):
+                (device / "ras" / f"{block}_err_count").write_text("ue: 0\nce: 2\n")
+            (device / "ras" / "umc_err_count").write_text(errors)
+    return made
+
+
+def test_an_amd_node_is_judged_by_its_driver(node: Callable[..., Node]) -> None:
+    well = amd(node, "ue: 0\nce: 17\nde: 0\n")
+    assert told(well) == ""
+    assert kinds(well)["/dev/dri/renderD128"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("errors", "vendor", "driver", "says"),
+    [
+        (
+            "ue: 3\nce: 0\n",
+            "0x1002",
+            "amdgpu",
+            "uncorrected ECC errors of /dev/dri/renderD128: 3, expected 0",
+        ),
+        (
+            None,
+            "0x1002",
+            "amdgpu",
+            "uncorrected ECC errors of /dev/dri/renderD128 not judged: the driver does not",
+        ),
+        (
+            "ue: 0\n",
+            "0x1002",
+            "vfio-pci",
+            "/dev/dri/renderD128: driver vfio-pci of vendor 0x1002, expected driver",
+        ),
+        (
+            "ue: 0\n",
+            "0x1a03",
+            "ast",
+            "/dev/dri/renderD128: driver ast of vendor 0x1a03, expected driver amdgpu",
+        ),
+        (None, "0x8086", "xe", "uncorrected ECC errors of /dev/dri/renderD128 not judged"),
+    ],
+)
+def test_an_amd_or_intel_node_that_is_not_well(
+    node: Callable[..., Node], errors: str | None, vendor: str, driver: str, says: str
+) -> None:
+    assert told(amd(node, errors, vendor, driver)).startswith(says)
+
+
+def test_an_amd_device_without_any_driver_is_not_judged(node: Callable[..., Node]) -> None:
+    made = amd(node, "ue: 0\n")
+    shutil.rmtree(made.path("/sys"))
+    assert told(made).startswith("accelerators not judged: FileNotFoundError")
+
+
+def test_missing_ecc_counts_are_excused_by_the_profile_only(node: Callable[..., Node]) -> None:
+    says = "uncorrected ECC errors of GPU-5a1c8bd6-3d2e-41f5-9f4c-7c8f1b1a9d10 not judged"
+    assert told(node(OFF, simulated=False)).startswith(says)
+    assert told(node(OFF, simulated=False, not_applicable={"ecc": "this memory has none"})) == ""
+
+
+@pytest.mark.parametrize("state", ["active", "inactive", "failed", "activating", ""])
+def test_the_fabric_manager_runs_where_the_profile_has_switches(
+    node: Callable[..., Node], state: str
+) -> None:
+    switched = node(simulated=False, gpus={**FACTS["gpus"], "fabric_manager": True})
+    (switched.root / "fabric").write_text(f"{state}\n")
+    wrong = "" if state == "active" else f"nvidia-fabricmanager: {state or 'exit code 3'}, expected active"
+    assert told(switched).startswith(wrong) and bool(told(switched)) == bool(wrong)
 
 
 def test_missing_cores_are_told(node: Callable[..., Node]) -> None:
@@ -78,35 +239,53 @@ def test_missing_memory_is_told(node: Callable[..., Node]) -> None:
 
 def test_a_missing_device_file_is_told(node: Callable[..., Node]) -> None:
     (node().root / "dev/zero").unlink()
-    assert "device files of GPUs: 1 (/dev/zero missing), expected 2" in told(node())
+    assert "device files of accelerators: 1 (/dev/zero missing), expected 2" in told(node())
 
 
 def test_a_plain_file_is_no_device(node: Callable[..., Node]) -> None:
     (node().root / "dev/zero").unlink()
     (node().root / "dev/zero").write_text("")
-    assert "device files of GPUs: 1" in told(node())
+    assert "device files of accelerators: 1" in told(node())
 
 
 def test_a_gpu_that_the_driver_lost_is_told(node: Callable[..., Node]) -> None:
-    lost = node("GPU-1, 580.95.05, 0\n", simulated=False)
+    lost = node(SMI.splitlines()[0], simulated=False)
     assert told(lost).startswith("GPUs that answer nvidia-smi: 1, expected 2")
 
 
-def test_uncorrected_memory_errors_are_told(node: Callable[..., Node]) -> None:
-    bad = node("GPU-1, 580.95.05, 0\nGPU-2, 580.95.05, 3\n", simulated=False)
-    assert told(bad).startswith("uncorrected ECC errors of GPU-2: 3, expected 0")
+@pytest.mark.parametrize("errors", ["3", "[Unknown Error]", "[GPU requires reset]", "ERR!"])
+def test_uncorrected_memory_errors_are_told(node: Callable[..., Node], errors: str) -> None:
+    bad = node(SMI.replace("aa, 0", f"aa, {errors}"), simulated=False)
+    assert told(bad).startswith(
+        f"uncorrected ECC errors of GPU-e7b0a3c2-0f5d-4d8e-8a53-2b6cb7d0f4aa: {errors}, expected 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rc", "printed", "says"),
+    [
+        (9, GONE, "couldn't communicate"),
+        (255, LOST, "device handle"),
+        (6, "No devices were found\n", "No devices"),
+    ],
+)
+def test_a_broken_driver_is_not_judged_and_never_simulated(
+    node: Callable[..., Node], rc: int, printed: str, says: str
+) -> None:
+    broken = node(subprocess.CalledProcessError(rc, "nvidia-smi", output=printed, stderr=""), simulated=False)
+    assert told(broken).startswith("accelerators not judged: CalledProcessError: ") and says in told(broken)
 
 
 @pytest.mark.parametrize(
     "error", [FileNotFoundError("nvidia-smi"), subprocess.TimeoutExpired("nvidia-smi", 20), ValueError("?")]
 )
 def test_a_tool_that_is_missing_or_hangs_is_not_healthy(node: Callable[..., Node], error: Exception) -> None:
-    assert told(node(error, simulated=False)).startswith("check of devices: ")
+    assert told(node(error, simulated=False)).startswith("accelerators not judged: ")
 
 
 def test_nonsense_from_a_tool_is_not_healthy(node: Callable[..., Node]) -> None:
     assert told(node("Unable to determine the device handle\nagain\n", simulated=False)).startswith(
-        "check of devices"
+        "accelerators not judged"
     )
 
 
@@ -123,7 +302,7 @@ def test_another_lock_under_the_right_name_is_told(node: Callable[..., Node]) ->
 
 def test_a_torn_marker_is_not_healthy(node: Callable[..., Node]) -> None:
     (node().root / "opt/stack/cuda13-0123456789ab/stack.json").write_text('{"stack": "cu')
-    assert told(node()).startswith("check of stack: JSONDecodeError")
+    assert told(node()).startswith("stack not judged: JSONDecodeError")
 
 
 def test_a_current_stack_that_is_another_is_told(node: Callable[..., Node]) -> None:
@@ -134,11 +313,12 @@ def test_a_current_stack_that_is_another_is_told(node: Callable[..., Node]) -> N
 
 
 def test_a_full_or_missing_disk_is_told(node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(health_check.FREE_GIB, "/tmp", 1e9)
+    monkeypatch.setattr(health_check, "FREE_GIB", 1e9)
     assert "free space on /tmp" in told(node())
-    monkeypatch.setitem(health_check.FREE_GIB, "/tmp", 0)
+    monkeypatch.setattr(health_check, "FREE_GIB", 0)
     (node().root / "shared").rmdir()
     assert told(node()).startswith("/shared: not there")
+    assert told(node(shared="/tmp")) == ""  # the cluster file says where
 
 
 @pytest.mark.parametrize(
@@ -147,7 +327,7 @@ def test_a_full_or_missing_disk_is_told(node: Callable[..., Node], monkeypatch: 
         ("A1,host,2,1795409483.9,0.000010,0,0,0,0,0,0,0,0,Normal\n", ""),
         ("00,,0,0.0,0.000000,0,0,0,0,0,0,0,0,Not synchronised\n", "clock: not synchronised"),
         ("A1,host,2,1795409483.9,-3.5,0,0,0,0,0,0,0,0,Normal\n", "clock: -3.500 s off"),
-        ("", "check of clock"),
+        ("", "clock not judged"),
     ],
 )
 def test_a_machine_that_is_no_container_keeps_its_own_time(
@@ -162,7 +342,7 @@ def test_a_machine_that_is_no_container_keeps_its_own_time(
 def test_a_fact_that_is_not_stated_is_not_healthy(node: Callable[..., Node], missing: str) -> None:
     healthy = node(simulated=False)
     facts = {key: value for key, value in healthy.facts.items() if key != missing}
-    assert health_check.findings(Node(facts, healthy.root, healthy.run, healthy.cpus))
+    assert told(Node(facts, healthy.root, healthy.run, healthy.cpus))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
@@ -177,18 +357,18 @@ class Slurm:
     """Stands in for scontrol: a node's state and reason, and what was asked to change."""
 
     def __init__(self, state: str, reason: str = "") -> None:
-        self.said = f"NodeName=c1 State={state} CPUTot=1" + (
-            f" Reason={reason} [root@2026-01-01T00:00:00]" if reason else ""
-        )
+        self.said = json.dumps({"nodes": [{"name": "c1", "state": state.split("+"), "reason": reason}]})
         self.asked: list[list[str]] = []
+        self.calls = 0
 
     def __call__(self, command: list[str]) -> str:
+        self.calls += 1
         if command[1] == "update":
             self.asked.append(command[2:])
         return self.said
 
 
-FOUND = [health_check.Finding("memory", "1 MiB", "2 MiB", "look")]
+FOUND = [health_check.fails("memory", "1 MiB", "2 MiB", "look")]
 
 
 def test_a_node_is_drained_with_what_a_person_can_act_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +380,7 @@ def test_a_node_is_drained_with_what_a_person_can_act_on(monkeypatch: pytest.Mon
     ]
 
 
-@pytest.mark.parametrize("reason", ["health: memory: 1 MiB", "Anna changes a fan"])
+@pytest.mark.parametrize("reason", ["health: memory: 1 MiB", "Anna changes a fan [top = left]"])
 def test_a_drained_node_is_not_drained_again(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     slurm = Slurm("IDLE+DRAIN", reason)
     monkeypatch.setattr(health_check, "run", slurm)
@@ -226,6 +406,46 @@ def test_only_a_node_that_we_drained_is_returned(
     assert slurm.asked == ([["NodeName=c1", "State=RESUME"]] if back else [])
 
 
+@pytest.mark.parametrize(
+    ("well", "words", "calls"),
+    [
+        (True, [], 0),
+        (True, ["--under-load"], 1),
+        (True, ["--print"], 0),
+        (False, [], 2),
+        (False, ["--print"], 0),
+    ],
+)
+def test_the_controller_is_asked_only_where_something_changes(
+    well: bool, words: list[str], calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand healthy nodes that ask every few minutes are a load; one that is not well tells it."""
+    slurm = Slurm("IDLE")
+    monkeypatch.setattr(health_check, "run", slurm)
+    found = [health_check.passes("CPUs", 4)] if well else FOUND
+    monkeypatch.setattr(health_check, "verdicts", lambda node: found)
+    monkeypatch.setattr(health_check, "under_load", lambda node: [])
+    (tmp_path / "node.json").write_text(json.dumps(FACTS))
+    done = health_check.main(["--facts", str(tmp_path / "node.json"), "--name", "c1", *words])
+    assert (done, slurm.calls) == (0 if well else 1, calls)
+
+
+def test_print_tells_every_verdict(node: Callable[..., Node], tmp_path: Path) -> None:
+    (tmp_path / "node.json").write_text(json.dumps({**FACTS, "cpus": 100_000}))
+    command = [
+        sys.executable,
+        str(CHECKOUT / "slurm/health_check.py"),
+        "--print",
+        "--facts",
+        str(tmp_path / "node.json"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/nonexistent"})
+    assert done.returncode == 1
+    said = done.stdout.splitlines()
+    assert said[0].startswith("fail            CPUs: ")
+    assert "not applicable  accelerators: simulated: no driver is behind their device files" in said
+
+
 def test_a_node_that_cannot_tell_its_controller_is_not_healthy(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, CHECKOUT / "slurm/health_check.py", "--facts", tmp_path / "none", "--name", "c1"],
@@ -238,9 +458,9 @@ def test_a_node_that_cannot_tell_its_controller_is_not_healthy(tmp_path: Path) -
 
 
 def test_the_load_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch, node: Callable[..., Node]) -> None:
-    assert health_check.load_findings(node(cpus=1), seconds=0.05) == []
+    assert all(verdict.well for verdict in health_check.under_load(node(cpus=1), seconds=0.05))
     monkeypatch.setattr(health_check, "burn", wrong)
-    assert "1 cores wrong" in str(health_check.load_findings(node(cpus=1), seconds=0.05)[0])
+    assert "1 cores wrong" in str(health_check.under_load(node(cpus=1), seconds=0.05)[0])
 
 
 def wrong(seconds: float) -> bool:
@@ -251,7 +471,55 @@ def test_a_stack_that_does_not_multiply_is_told(node: Callable[..., Node]) -> No
     failed = subprocess.CalledProcessError(
         1, "python", stderr="Traceback\nAssertionError: torch sees 0 GPUs\n"
     )
-    assert "torch sees 0 GPUs" in str(health_check.gemm_findings(node(failed, simulated=False))[0])
+    assert "torch sees 0 GPUs" in str(health_check.gemm(node(failed, simulated=False)))
+    slow = subprocess.TimeoutExpired(["python", "-c", health_check.GEMM], 180)
+    assert str(health_check.gemm(node(slow))).startswith("matrix products with the stack: no answer in 180 s")
+
+
+def prolog(tmp_path: Path, gpus: str, files: list[str]) -> "subprocess.CompletedProcess[str]":
+    """slurm/prolog.sh before a job with these GPUs, on a node with these device files."""
+    (tmp_path / "node.json").write_text(json.dumps({"gpus": {"device_files": files}}))
+    told = tmp_path / "scontrol"
+    told.write_text(f'#!/bin/bash\necho "$@" >>{tmp_path}/asked\n')
+    told.chmod(0o755)
+    job = f"prolog-{tmp_path.name}"
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLIPWAY_NODE": str(tmp_path / "node.json"),
+        "SLURM_JOB_ID": job,
+        "SLURM_JOB_UID": str(os.getuid()),
+        "SLURM_JOB_GPUS": gpus,
+        "SLURMD_NODENAME": "c1",
+    }
+    done = subprocess.run(
+        ["bash", CHECKOUT / "slurm/prolog.sh"], env=environment, capture_output=True, text=True
+    )
+    assert Path(f"/tmp/slurm-{job}").is_dir()
+    shutil.rmtree(f"/tmp/slurm-{job}")
+    return done
+
+
+@pytest.mark.parametrize(
+    ("gpus", "files", "says"),
+    [
+        ("", [], ""),
+        ("0,1", ["/dev/null", "/dev/zero"], ""),
+        ("1", ["/dev/none128", "/dev/zero"], ""),
+        ("0,1", ["/dev/null", "/dev/none"], "GPU 1 was given to job {}, but /dev/none is missing"),
+        ("0,2", ["/dev/null", "/dev/zero"], "GPU 2 was given to job {}, but this node is stated to have 2"),
+        ("0-1", ["/dev/null", "/dev/zero"], "GPU 0-1 was given to job {}, but this node is stated to have 2"),
+        ("0", [], "GPU 0 was given to job {}, but this node is stated to have 0"),
+    ],
+)
+def test_the_prolog_looks_for_the_files_of_the_profile(
+    tmp_path: Path, gpus: str, files: list[str], says: str
+) -> None:
+    """By their place in gres.conf, as Slurm counts them: AMD's are /dev/dri/renderD128 and on."""
+    done = prolog(tmp_path, gpus, files)
+    said = says.format(f"prolog-{tmp_path.name}")
+    assert (done.returncode, done.stderr) == ((1, f"prolog: {said}\n") if says else (0, ""))
+    asked = (tmp_path / "asked").read_text() if says else ""
+    assert asked == (f"update NodeName=c1 State=DRAIN Reason=health: prolog: {said}\n" if says else "")
 
 
 def test_it_is_quick_because_it_runs_beside_jobs(tmp_path: Path) -> None:

@@ -226,6 +226,20 @@ def test_jobs_are_those_of_the_person_in_the_lab_and_of_the_image_elsewhere(root
     assert documents(files["kubernetes/gpu-operator-values.yaml"])[0]["driver"]["version"] == "580.95.05"
 
 
+def test_gpus_are_cut_only_where_a_pool_asks_for_it(root: Path) -> None:
+    pool = {"hardware": "h100-sxm-8x", "count": 2}
+    for mig, strategy, count in ((None, "none", "8"), ("1g.10gb", "single", "56")):
+        asked = pool | ({"mig": mig} if mig else {})
+        files = render(
+            load(root, small_cluster(schedulers=["kubernetes"], pools={"gpu": asked}, partitions=None))
+        )
+        [values] = documents(files["kubernetes/gpu-operator-values.yaml"])
+        assert (values["mig"]["strategy"], values["migManager"]["enabled"]) == (strategy, bool(mig))
+        [nodes] = documents(files["kubernetes/nodes.yaml"])
+        assert nodes["capacity"] == {"nvidia.com/gpu": count}
+        assert nodes["labels"].get("nvidia.com/mig.config") == (f"all-{mig}" if mig else None)
+
+
 def account(name: str) -> dict[str, Any]:
     return {
         "accounts": {name: {"description": "A", "qos": ["normal"]}},
@@ -238,7 +252,7 @@ def account(name: str) -> dict[str, Any]:
     [
         (account("kubeflow"), "accounts.kubeflow: is a namespace of the cluster's own; take another name"),
         (account("kube-x"), "accounts.kube-x: is a namespace of the cluster's own; take another name"),
-        (account("a-"), "accounts.a-: 'a-' is no name in Kubernetes: it must not end with '-'"),
+        (account("a-"), "accounts.a-: 'a-' is no name in Kubernetes: no '_', and no '-' at its end"),
         (
             {"qos": {"normal": {}, "system-x": {}}},
             "qos.system-x: Kubernetes keeps priority classes of 'system-' for itself",

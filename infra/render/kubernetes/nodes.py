@@ -45,6 +45,8 @@ def labels(pool: Pool) -> dict[str, str]:
     }
     if pool.stack:
         found[f"{PREFIX}/stack"] = pool.stack.folder
+    if pool.mig:
+        found["nvidia.com/mig.config"] = f"all-{pool.mig}"  # read by the GPU operator's MIG manager
     if pool.zone:
         found["topology.kubernetes.io/zone"] = pool.zone
     if gpus:
@@ -63,7 +65,7 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "count": pool.count,
         "labels": labels(pool),
         "taints": taints(pool),
-        "capacity": {name: str(pool.gpus)} if name else {},
+        "capacity": {name: str(pool.devices)} if name else {},
     }
 
 

@@ -43,8 +43,9 @@ def _values(pools: list[Pool]) -> dict[str, Any]:
         },
         "toolkit": {"enabled": True},
         "devicePlugin": {"enabled": True},  # announces nvidia.com/gpu
-        "mig": {"strategy": "single" if any(each.mig for each in gpus) else "none"},
-        "migManager": {"enabled": any(each.mig for each in gpus)},
+        # its manager cuts the GPUs of nodes that are labelled with a layout: those of pools that ask for one
+        "mig": {"strategy": "single" if any(pool.mig for pool in pools) else "none"},
+        "migManager": {"enabled": any(pool.mig for pool in pools)},
         "dcgm": {"enabled": True},
         "dcgmExporter": {
             "enabled": True,

@@ -34,7 +34,7 @@ def capacity(pool: Pool, count: int | None = None) -> dict[str, int]:
     nodes = pool.count if count is None else count
     found = {CPU: pool.cpus * 1000 * nodes, MEMORY: pool.memory_mib * nodes}
     name = resource(pool)
-    return found | ({name: pool.gpus * nodes} if name else {})
+    return found | ({name: pool.devices * nodes} if name else {})
 
 
 def quotas(cluster: Cluster) -> Quotas:

@@ -53,7 +53,7 @@ done:
 
 KEYS = Path("/etc/ssh/authorized_keys")  # of root, so that a person's keys are those of the cluster file
 MADE = Path("/var/lib/slipway/users")  # a name a line: whom this role made on this machine
-NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+NAME = re.compile(r"[a-z_][a-z0-9_.-]{0,31}")
 FOREVER_AGO = "1"  # an account's day of expiry, counted from 1970; 0 would mean never to some programs
 
 
@@ -139,6 +139,12 @@ def entry(name: str) -> pwd.struct_passwd | None:
         return None
 
 
+def of_directory(name: str) -> bool:
+    """Whether this machine knows `name` from elsewhere: the site's directory, by SSSD or the like."""
+    lines = Path("/etc/passwd").read_text().splitlines()
+    return entry(name) is not None and not any(line.startswith(f"{name}:") for line in lines)
+
+
 def shadow(name: str) -> tuple[str, str]:
     """Password field and day of expiry of `name`; empty when this machine's own file does not have it."""
     for line in Path("/etc/shadow").read_text().splitlines():
@@ -169,6 +175,13 @@ def make(machine: Machine, person: Person, home: Path) -> None:
                 "give a uid, or connect the machine to the site's directory first"
             )
         return
+    if have is not None and of_directory(person.name):
+        if have.pw_uid != person.uid:
+            fail(
+                msg=f"{person.name} is {have.pw_uid} in the site's directory and {person.uid} in the cluster file: "
+                "write that number, or none"
+            )
+        return  # group, home and password are the directory's
     where = str(home / person.name)
     gid = person.gid if person.gid is not None else person.uid
     if have is None:
@@ -278,7 +291,7 @@ def main() -> None:
 
     names = {person.name for person in people}
     made = set(MADE.read_text().split()) if MADE.exists() else set()
-    ours = {person.name for person in people if person.uid is not None}
+    ours = {person.name for person in people if person.uid is not None and not of_directory(person.name)}
     # Written first: a run that was cut short must not forget whom it made.
     if not ours <= made:
         machine.write(MADE, "".join(f"{name}\n" for name in sorted(made | ours)), "note who is made here")
