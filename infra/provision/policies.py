@@ -1,19 +1,43 @@
 """What no cluster in a cloud may be: rules over the resources that a program asks for.
 
-They read inputs (infra.provision.graph), so that they hold before anything is made. Each rule yields lines for
-people; no line is no complaint. A type of resource that a rule does not know is a complaint too where it matters:
-what nobody looked at is not taken to be safe.
+They read inputs (infra.provision.graph), so that they hold before anything is made: `make plan` and cluster-up ask
+`enforce` first, wherever machines are rented. Each rule yields lines for people; no line is no complaint. A type of
+resource that a rule does not know is a complaint too where it matters: what nobody looked at is not taken to be safe.
 """
 
 import ipaddress
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
+from infra.base.errors import Failure
 from infra.model.cluster import Cluster
 from infra.provision.graph import Resource
 
 Rule = Callable[[Cluster, list[Resource]], Iterator[str]]
+
+
+def enforce(cluster: Cluster, judge: Callable[[Cluster], list[str]] | None = None) -> None:
+    """Raises Failure with every complaint: what breaks a rule is neither planned nor made.
+
+    In a process of its own, because Pulumi's runtime is one per process and the program runs under mocks here.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
+        found = other.submit(judge or judged, cluster).result()
+    if found:
+        lines = "".join(f"\n  {line}" for line in found)
+        raise Failure(
+            f"{cluster.file}: nothing is made that breaks a policy (infra/provision/policies.py):{lines}"
+        )
+
+
+def judged(cluster: Cluster) -> list[str]:
+    """The complaints about the resources that `cluster` would be made of."""
+    from infra.provision.graph import graph
+
+    return complaints(cluster, graph(cluster))
 
 
 def complaints(cluster: Cluster, resources: list[Resource]) -> list[str]:

@@ -23,7 +23,7 @@ from infra.base.progress import Step
 from infra.images import machine, targets
 from infra.model.cluster import Cluster
 from infra.model.shape import machines
-from infra.provision import cli, lock, plugin
+from infra.provision import cli, lock, plugin, policies
 from infra.provision.events import Change, Report, kind_of
 from infra.provision.program import Inputs, place, program
 
@@ -135,7 +135,10 @@ class Provisioner:
         return {"refresh": None, "target": mine, "target_dependents": True, **again}
 
     def _check(self) -> None:
-        """What must be known of given hosts before anything starts. Raises Mistake."""
+        """What must be known of given hosts, and hold in a cloud, before anything starts. Raises Mistake or Failure."""
+        if self.cluster.where.rented:
+            self._step.doing("policies")
+            policies.enforce(self.cluster)
         if self.cluster.where.given:
             from infra.provision.metal import given
 

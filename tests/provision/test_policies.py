@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from infra.model.load import load_profile
+from infra.base.errors import Failure
+from infra.base.progress import step
+from infra.model.cluster import Cluster
+from infra.model.load import load_cluster, load_profile
 from infra.provision import policies
 from infra.provision.graph import graph, record
+from infra.provision.stack import Provisioner
 from tests.provision.clouds import SHAPES, in_cloud, load, made
 from tests.strategies import clusters, schedulable
 
@@ -31,10 +36,33 @@ def test_the_shapes_keep_every_policy(shape: str) -> None:
 
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_the_shipped_clusters_keep_every_policy(name: str) -> None:
-    from infra.model.load import load_cluster
-
     cluster = load_cluster(f"clusters/{name}.yaml")
     assert policies.complaints(cluster, graph(cluster)) == []
+
+
+def test_what_is_rented_is_judged_before_anything_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: Pulumi's runtime here is as it was."""
+    cluster = load_cluster("clusters/aws.yaml")
+    policies.enforce(cluster)
+    with pytest.raises(Failure) as stopped:
+        policies.enforce(cluster, judge=of_an_open_port)
+    said = str(stopped.value).splitlines()
+    assert said[0].startswith("clusters/aws.yaml: nothing is made that breaks a policy")
+    assert "  ingress: ssh: open to 0.0.0.0/0, ports 22-22" in said
+
+    def stop(cluster: Cluster) -> None:
+        raise Failure("judged")
+
+    monkeypatch.setattr(policies, "enforce", stop)
+    with step("machines") as this:
+        for verb in (Provisioner(cluster, this).preview, partial(Provisioner(cluster, this).up, this)):
+            with pytest.raises(Failure, match="judged"):
+                verb()
+
+
+def of_an_open_port(cluster: Cluster) -> list[str]:
+    """What another process would say of a program that opens SSH to everybody."""
+    return policies.complaints(cluster, record(open_ssh))
 
 
 def rented(place: str) -> list[str]:
