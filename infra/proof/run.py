@@ -157,11 +157,15 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def since_start(run: Run) -> float | None:
-    """Seconds from the command's start (SLIPWAY_STARTED, set by the Makefile) to the first training step."""
+    """Seconds from the command's start (SLIPWAY_STARTED, set by the Makefile) to the first training step.
+
+    None when nobody has set it, and for a job that an earlier command has started.
+    """
     started, attempts = os.environ.get("SLIPWAY_STARTED"), run.attempts()
     if not started or not attempts:
         return None
-    return float(attempts[0]["first_step_unix"]) - float(started)
+    seconds = float(attempts[0]["first_step_unix"]) - float(started)
+    return seconds if seconds > 0 else None
 
 
 def _live(run: Run) -> str:

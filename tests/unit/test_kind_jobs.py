@@ -17,8 +17,9 @@ from infra.base.progress import Plain, Step
 from infra.model.load import load_cluster
 from infra.places.kind import job as jobs
 from infra.places.kind import look, manifests
-from infra.places.kind.cluster import Kind
-from tests.apiserver import LAST_APPLIED, Served, serving
+from infra.places.kind.cluster import Container, Kind
+from infra.proof import run as proof
+from tests.apiserver import LAST_APPLIED, Served, kubeconfig, serving
 from tests.checkout import LAPTOP
 
 JOB = """\
@@ -219,6 +220,7 @@ def test_words_in_brackets_are_words(kind: Kind, monkeypatch: pytest.MonkeyPatch
     }
     found = {
         "cluster": "kind",
+        "unknown": "",
         "nodes": [{**node, "reason": "taint [/b] of [red]"}],
         "jobs": [
             {"namespace": "n", "name": "j", "state": "PENDING", "nodes": (), "waits": "quota: [/a] needs [8]"}
@@ -231,9 +233,37 @@ def test_words_in_brackets_are_words(kind: Kind, monkeypatch: pytest.MonkeyPatch
         assert word in out.getvalue()
 
 
+def test_jobs_that_are_not_known_are_not_called_none(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an API server that is gone."""
+    out = io.StringIO()
+    monkeypatch.setattr(look, "console", Plain(file=out, width=400))
+    monkeypatch.setattr(
+        Kind, "containers", lambda self: [Container("slipway-kind-worker", "running", "", ("10.0.0.1",))]
+    )
+    kubeconfig(kind.kubeconfig, 1)
+    found = look.collect(kind)
+    assert (found["unknown"], found["nodes"][0]["ok"]) == (
+        "the API server (https://127.0.0.1:1) does not answer: connection refused",
+        False,
+    )
+    look.show(kind, found)
+    assert "no node or job is known: the API server (https://127.0.0.1:1)" in out.getvalue()
+    assert "no jobs" not in out.getvalue()
+
+
 def test_a_step_that_is_shown_live_takes_every_word() -> None:
     out = io.StringIO()
     live = Console(file=out, force_terminal=True, width=200)
     with live.status("") as status:
         Step("job", status).doing("waiting for quota: [/x] of [red]")
     assert "[/x] of [red]" in out.getvalue()
+
+
+@pytest.mark.parametrize(("started", "seconds"), [("90", 10.0), ("110", None), ("", None)])
+def test_a_job_that_was_there_already_did_not_start_before_the_command(
+    started: str, seconds: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ddp").mkdir()
+    (tmp_path / "ddp" / "attempts.jsonl").write_text('{"first_step_unix": 100}\n')
+    monkeypatch.setenv("SLIPWAY_STARTED", started)
+    assert proof.since_start(proof.Run("ddp", runs=tmp_path)) == seconds

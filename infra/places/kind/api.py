@@ -198,7 +198,7 @@ class Api:
 
         For half a minute, or until the connection ends. Raises Expired for a version that is forgotten.
         """
-        with self._told():
+        with self._told(reading=True):
             resource = self._resource(kind)
             wanted: dict[str, Any] = {"namespace": namespace, "label_selector": selector or None}
             for event in (watch or Watch()).stream(
@@ -226,7 +226,7 @@ class Api:
         return items, str(found["metadata"]["resourceVersion"])
 
     def _call(self, kind: Resource, verb: str, **words: Any) -> Any:
-        with self._told():
+        with self._told(reading=verb == "get"):
             return getattr(self._resource(kind), verb)(serializer=lambda client, data: data, **words)
 
     @functools.cached_property
@@ -240,16 +240,20 @@ class Api:
             return self._dynamic.resources.get(api_version=kind.version, kind=kind.name, **where)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self, *, reading: bool = False) -> Iterator[None]:
         """What the client raises, as a Failure of one line."""
         try:
             yield
         except ResourceNotFoundError as error:
             raise Undefined(f"the API server knows no such kind: {error}") from None
         except ApiException as error:
-            if error.status:
-                raise refusal(error.status, error.body, error.reason) from None
-            raise self._unanswered(error) from None
+            if not error.status:
+                raise self._unanswered(error) from None
+            refused = refusal(error.status, error.body, error.reason)
+            if reading and error.status == 403:
+                # An administrator may read all, once the server has read its own rules: seconds after its start.
+                raise NotYet(str(refused)) from None
+            raise refused from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise self._unanswered(error) from None
 

@@ -38,6 +38,7 @@ def collect(kind: Kind) -> dict[str, Any]:
             }
             for container in kind.containers()
         ],
+        "unknown": why,  # why the jobs are not known; empty when they are
         "jobs": [asdict(each) for each in facts.jobs(world)],
         "waiting": facts.waiting_workloads(world),
         "disk": {
@@ -58,7 +59,7 @@ def _node(kind: Kind, container: str, node: dict[str, Any] | None, why: str) -> 
         ),
         None,
     )
-    wrong = facts.reason(node) if node else why or "not in the cluster"
+    wrong = facts.reason(node) if node else "not known" if why else "not in the cluster"
     return {
         "ready": bool(node) and facts.ready(node or {}),
         "cpu": there.get("cpu", ""),
@@ -100,7 +101,9 @@ def show(kind: Kind, found: dict[str, Any]) -> None:
         )
         for each in found["jobs"]
     ]
-    if rows:
+    if found["unknown"]:
+        console.print(f"no node or job is known: {found['unknown']}")
+    elif rows:
         console.print(_table(("namespace", "job", "state", "nodes", "waits for"), rows))
     else:
         console.print("no jobs")
