@@ -16,6 +16,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,16 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     run = Story(config, ranks, mesh, phases)
 
     # -- data: rank 0 prepares it; where the folder is each node's own, so does the first rank there -------
-    where = Path(config.data.folder)
-    for turn in (ranks.first, ranks.local_rank == 0):
-        if turn:
-            prepared = shards.prepare(
-                where, shard_bytes=config.data.shard_bytes, validation=config.data.validation
-            )
-        ranks.wait()
-    corpus = where / ranks.told(prepared.name if ranks.first else None)
+    prepare = partial(
+        shards.prepare,
+        Path(config.data.folder),
+        shard_bytes=config.data.shard_bytes,
+        validation=config.data.validation,
+    )
+    corpus = ranks.decided(prepare)
+    if ranks.local_rank == 0 and not ranks.first:
+        prepare()
+    ranks.wait()
     shards.check(corpus, part=ranks.local_rank, parts=ranks.local_size)
     training = shards.Split(corpus, "train", config.model.context)
     phases.mark("data")

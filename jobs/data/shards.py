@@ -16,7 +16,8 @@ import os
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,19 @@ FORMAT = 1  # of the shards; another one gives another folder
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "lib2to3"}
 SPLITS = ("train", "validation")
 
+PIECE = 1 << 20  # bytes of a file that are read at a time
+
+Source = tuple[str, Path]  # the path that the text has in the corpus, and the file
 Array = Any  # numpy's arrays: the tooling's type checker runs without numpy
 
 
-def sources(root: Path | None = None) -> list[tuple[str, bytes]]:
-    """Relative path and content of each source file of the standard library, sorted by path."""
+def sources(root: Path | None = None) -> list[Source]:
+    """Relative path and file of each source of the standard library, sorted by path."""
     root = root or Path(sysconfig.get_path("stdlib"))
     found = sorted(
         path for path in root.rglob("*.py") if not LEFT_OUT.intersection(path.relative_to(root).parts[:-1])
     )
-    return [(path.relative_to(root).as_posix(), path.read_bytes()) for path in found if path.is_file()]
+    return [(path.relative_to(root).as_posix(), path) for path in found if path.is_file()]
 
 
 def in_validation(path: str, share: float) -> bool:
@@ -47,64 +51,133 @@ def in_validation(path: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") / 2**64 < share
 
 
-def name_of(texts: list[tuple[str, bytes]], *, shard_bytes: int, validation: float) -> str:
-    """The corpus' name, which holds a hash of all that goes into its shards."""
-    digest = hashlib.sha256(f"{FORMAT} {shard_bytes} {validation!r}".encode())
-    for path, text in texts:
-        digest.update(f"\n{path} {len(text)}\n".encode())
-        digest.update(text)
-    return f"stdlib-{digest.hexdigest()[:12]}"
+class Name:
+    """The corpus' name, which holds a hash of all that goes into its shards: the files are taken in, in order."""
+
+    def __init__(self, *, shard_bytes: int, validation: float) -> None:
+        self._digest = hashlib.sha256(f"{FORMAT} {shard_bytes} {validation!r}".encode())
+
+    def take(self, source: Source) -> Iterator[bytes]:
+        """The file's content in pieces. Raises Failure."""
+        path, file = source
+        try:
+            with file.open("rb") as content:
+                size = os.fstat(content.fileno()).st_size
+                self._digest.update(f"\n{path} {size}\n".encode())
+                while piece := content.read(PIECE):
+                    self._digest.update(piece)
+                    yield piece
+        except OSError as error:
+            raise Failure(f"data: {file}: {error.strerror}") from error
+
+    def __str__(self) -> str:
+        return f"stdlib-{self._digest.hexdigest()[:12]}"
+
+
+def name_of(texts: Iterable[Source], *, shard_bytes: int, validation: float) -> str:
+    """The name of the corpus of these files. Raises Failure."""
+    name = Name(shard_bytes=shard_bytes, validation=validation)
+    for source in texts:
+        for _ in name.take(source):
+            pass
+    return str(name)
 
 
 def prepare(
-    folder: Path, *, shard_bytes: int, validation: float, texts: list[tuple[str, bytes]] | None = None
+    folder: Path, *, shard_bytes: int, validation: float, texts: Sequence[Source] | None = None
 ) -> Path:
     """Write the shards of the corpus below `folder`, or find them there. Returns their folder.
 
     The folder's name holds a hash of everything that went in. It is written beside its place and renamed, so
     that it is whole or not there; of two jobs that prepare at once, on any file system, one wins the rename
-    and both use the same bytes. No lock is needed.
+    and both use the same bytes. No lock is needed. No more than a piece of a file is held in memory.
     """
     texts = sources() if texts is None else texts
     ready = folder / name_of(texts, shard_bytes=shard_bytes, validation=validation)
     if ready.exists():
         return ready
-    split: dict[str, list[tuple[str, bytes]]] = {name: [] for name in SPLITS}
-    for path, text in texts:
-        split["validation" if in_validation(path, validation) else "train"].append((path, text))
-    for name, members in split.items():
-        if not members:
-            raise Mistake(f"data.validation: {validation} of {len(texts)} files leaves none for {name}")
+    files = Counter(_split_of(path, validation) for path, _ in texts)
+    for split in SPLITS:
+        if not files[split]:
+            raise Mistake(f"data.validation: {validation} of {len(texts)} files leaves none for {split}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         half_done = Path(tempfile.mkdtemp(prefix=f".{ready.name}-", dir=folder))
     except OSError as error:
         raise Failure(f"data: {folder} cannot be written: {error.strerror}") from error
     try:
-        manifest: dict[str, Any] = {"format": FORMAT, "shards": {}, "files": {}}
-        for name, members in split.items():
-            stream = b"".join(text + b"\0" for _, text in members)
-            manifest["files"][name] = len(members)
-            for number, start in enumerate(range(0, len(stream), shard_bytes)):
-                shard = stream[start : start + shard_bytes]
-                file = f"{name}-{number:05d}.bin"
-                _write(half_done / file, shard)
-                manifest["shards"][file] = {"bytes": len(shard), "sha256": hashlib.sha256(shard).hexdigest()}
+        name, streams = Name(shard_bytes=shard_bytes, validation=validation), {}
+        for split in SPLITS:
+            streams[split] = Stream(half_done, split, shard_bytes)
+        for path, file in texts:
+            stream = streams[_split_of(path, validation)]
+            for piece in name.take((path, file)):
+                stream.write(piece)
+            stream.write(b"\0")
+        shards = {file: facts for stream in streams.values() for file, facts in stream.close().items()}
+        if str(name) != ready.name:
+            raise Failure("data: a file of the corpus changed while it was prepared; start again")
+        manifest = {"format": FORMAT, "shards": shards, "files": {split: files[split] for split in SPLITS}}
         _write(half_done / "manifest.json", json.dumps(manifest, indent=1).encode())
         half_done.chmod(0o755)  # mkdtemp's own is 0700; the data is for all who share the folder
         half_done.rename(ready)
     except OSError as error:
-        shutil.rmtree(half_done, ignore_errors=True)
         if not ready.exists():  # another job was not faster, so it is a real error
             raise Failure(f"data: {folder} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(half_done, ignore_errors=True)
     return ready
+
+
+def _split_of(path: str, validation: float) -> str:
+    return "validation" if in_validation(path, validation) else "train"
+
+
+class Stream:
+    """The bytes of a split, cut into shards of a size as they come."""
+
+    def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
+        self._folder, self._split, self._size = folder, split, shard_bytes
+        self._shards: dict[str, dict[str, Any]] = {}
+        self._file: Any = None
+
+    def write(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        while rest:
+            if self._file is None:
+                self._name = f"{self._split}-{len(self._shards):05d}.bin"
+                self._file = (self._folder / self._name).open("wb")
+                self._digest, self._left = hashlib.sha256(), self._size
+            part, rest = rest[: self._left], rest[self._left :]
+            self._file.write(part)
+            self._digest.update(part)
+            self._left -= len(part)
+            if not self._left:
+                self._end()
+
+    def close(self) -> dict[str, dict[str, Any]]:
+        """The shards with their sizes and SHA-256, all on the disk."""
+        if self._file is not None:
+            self._end()
+        return self._shards
+
+    def _end(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        self._shards[self._name] = {
+            "bytes": self._size - self._left,
+            "sha256": self._digest.hexdigest(),
+        }
 
 
 def check(folder: Path, *, part: int = 0, parts: int = 1) -> None:
     """Compare every `parts`-th shard, from `part` on, with its checksum. Raises Failure with the file."""
     for file, facts in sorted(_manifest(folder)["shards"].items())[part::parts]:
         try:
-            found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+            with (folder / file).open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
             raise Failure(f"data: {folder / file}: {error.strerror}; remove {folder}") from error
         if found != facts["sha256"]:

@@ -1,22 +1,35 @@
 """The data path: every sample once per epoch, on any number of ranks, with the bytes that were written."""
 
+import hashlib
 import json
+import tempfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.cli.errors import Failure, Mistake
 from jobs.data import ngrams, shards
 
 TEXTS = [(f"module_{number}.py", f"value = {number}\n".encode() * 40) for number in range(40)]
+ROOM = tempfile.TemporaryDirectory()
+
+
+def files(texts: list[tuple[str, bytes]] = TEXTS) -> list[shards.Source]:
+    """The texts as files."""
+    root = Path(tempfile.mkdtemp(dir=ROOM.name))
+    for name, text in texts:
+        (root / name).write_bytes(text)
+    return [(name, root / name) for name, _ in texts]
 
 
 def prepare(folder: Path, shard_bytes: int = 2048) -> Path:
-    return shards.prepare(folder, shard_bytes=shard_bytes, validation=0.2, texts=TEXTS)
+    return shards.prepare(folder, shard_bytes=shard_bytes, validation=0.2, texts=files())
 
 
 @given(
@@ -91,7 +104,59 @@ def test_prepared_once_and_anew_when_anything_changes(tmp_path: Path) -> None:
     assert prepare(tmp_path) == first
     assert (first / "manifest.json").stat().st_mtime_ns == before
     changed = [*TEXTS[:-1], (TEXTS[-1][0], b"changed\n" * 50)]
-    assert shards.prepare(tmp_path, shard_bytes=2048, validation=0.2, texts=changed) != first
+    assert shards.prepare(tmp_path, shard_bytes=2048, validation=0.2, texts=files(changed)) != first
+
+
+@given(
+    st.lists(st.binary(max_size=300), min_size=1, max_size=30),
+    st.integers(1, 400),
+    st.integers(1, 400),
+)
+@settings(deadline=None, max_examples=50)
+def test_however_it_is_cut_and_read_the_shards_are_the_texts_one_after_the_other(
+    texts: list[bytes], shard_bytes: int, piece: int
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=ROOM.name))
+    stream = shards.Stream(folder, "train", shard_bytes)
+    for text in texts:
+        for start in range(0, len(text), piece):
+            stream.write(text[start : start + piece])
+        stream.write(b"\0")
+    found, whole = stream.close(), b"".join(text + b"\0" for text in texts)
+    assert [(folder / name).read_bytes() for name in found] == [
+        whole[start : start + shard_bytes] for start in range(0, len(whole), shard_bytes)
+    ]
+    for name, facts in found.items():
+        content = (folder / name).read_bytes()
+        assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_no_more_than_a_piece_of_a_corpus_is_in_memory(tmp_path: Path) -> None:
+    with (tmp_path / "big.py").open("wb") as file:
+        file.truncate(32 << 20)  # sparse
+    (tmp_path / "module_3.py").write_text("held out")
+    texts = [(name, tmp_path / name) for name in ("big.py", "module_3.py")]
+    tracemalloc.start()
+    try:
+        folder = shards.prepare(tmp_path / "out", shard_bytes=16 << 20, validation=0.5, texts=texts)
+        shards.check(folder)
+        assert tracemalloc.get_traced_memory()[1] < 4 * shards.PIECE
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_text_that_changes_meanwhile_is_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, name_of = files(), shards.name_of
+
+    def changed(*arguments: Any, **named: Any) -> str:  # between the name and the bytes
+        name = name_of(*arguments, **named)
+        texts[0][1].write_bytes(b"another")
+        return name
+
+    monkeypatch.setattr(shards, "name_of", changed)
+    with pytest.raises(Failure, match="changed while it was prepared"):
+        shards.prepare(tmp_path / "data", shard_bytes=2048, validation=0.2, texts=texts)
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_jobs_that_prepare_at_once_all_get_whole_data(tmp_path: Path) -> None:
@@ -147,7 +212,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_impossible_shapes_are_mistakes(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match=r"data\.validation: 0\.0 of 40 files leaves none for validation"):
-        shards.prepare(tmp_path, shard_bytes=2048, validation=0.0, texts=TEXTS)
+        shards.prepare(tmp_path, shard_bytes=2048, validation=0.0, texts=files())
     with pytest.raises(Mistake, match=r"model\.context: 5000 bytes is longer than any train shard"):
         shards.Split(prepare(tmp_path), "train", context=5000)
 
