@@ -36,7 +36,9 @@ class Batches:
         self._split, self._device = split, device
         self._numbers: Callable[[int], list[int]] = lambda at: order.batch(at, size, rank=part, ranks=parts)
         self._step = step
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="data")
+        # A thread begins with the first card of the machine, and pinning would open a context on it.
+        begin = {"initializer": torch.cuda.set_device, "initargs": (device,)} if device.type == "cuda" else {}
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="data", **begin)
         self._ahead = self._read(step)
 
     def next(self) -> Batch:

@@ -8,6 +8,8 @@ from typing import Any
 
 from jobs.parallel.ranks import Ranks
 
+TESTED = {"real": ["training on one node"]}
+
 QUICK_S, LATE_S = 1, 2.5
 
 
