@@ -40,7 +40,6 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
     from jobs.model import optim
     from jobs.parallel import ranks as everyone
     from jobs.resilience.checkpoint import Checkpoints
-    from jobs.tools import report
     from jobs.trainable import Trainable
 
     phases.mark("import")
@@ -111,6 +110,8 @@ def train(config: Config, warnings: signals.Warnings, phases: Phases) -> bool:
             run.save(step, trained)
 
     # -- the end, or a pause -------------------------------------------------------------------------------
+    from jobs.tools import report  # here: nothing that is not needed comes before the first step
+
     batches.close()
     run.rest()
     whole = step >= config.train.steps

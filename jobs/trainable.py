@@ -98,11 +98,15 @@ class Trainable:
 
     @torch.no_grad()
     def evaluate(self, rows: Tensor) -> Tensor:
-        """This rank's share of the loss of rows, as many as in a step; nothing is learned."""
-        if self._pipeline:
-            return self._through_pipeline(rows, backward=False)
-        inputs, targets = self._split(rows)
-        return self.contract.loss(self._module(inputs), targets)
+        """This rank's share of the loss of rows, as many as in a step; nothing is learned, and nothing dropped out."""
+        self.model.eval()
+        try:
+            if self._pipeline:
+                return self._through_pipeline(rows, backward=False)
+            inputs, targets = self._split(rows)
+            return self.contract.loss(self._module(inputs), targets)
+        finally:
+            self.model.train()
 
     def state(self) -> dict[str, Any]:
         """Weights and optimiser for torch.distributed.checkpoint, each under its own name."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -148,11 +148,20 @@ def faults() -> list[Figure]:
 
 
 def resume() -> list[Figure]:
-    """A checkpoint of n ranks read by m ranks, for each n and m from 1 to 4, beside a plain read of its bytes."""
+    """A checkpoint of n ranks read by m ranks, for each n and m from 1 to 4, beside a plain read of its bytes.
+
+    What a small one takes is the start of torch's reader and a fraction of a millisecond a tensor; a large one of two
+    ranks shows what a byte takes: it is hashed, and read.
+    """
+    large = {"model.layers": 8, "model.heads": 8, "model.width": 512, "model.context": 64}
+    return [*_resumes((1, 2, 3, 4), (1, 2, 3, 4), {}), *_resumes((2,), (2,), large)]
+
+
+def _resumes(writers: Sequence[int], readers: Sequence[int], model: dict[str, int]) -> list[Figure]:
     figures = []
     with _room() as room:
-        for wrote in (1, 2, 3, 4):
-            job = Job(room, {"train.batch": 12, "train.steps": 100000})
+        for wrote in writers:
+            job = Job(room, {"train.batch": 12, "train.steps": 100000, **model})
             with job.running(wrote) as process:
                 job.until("2 steps", partial(job.has, 2), process)
                 process.send_signal(signal.SIGUSR2)
@@ -161,7 +170,7 @@ def resume() -> list[Figure]:
                 raise Failure(f"{wrote} ranks saved nothing:\n{job.tail()}")
             shutil.copytree(job.folder, room / "kept")
             size, read_s = _plain_read(job.saved()[-1])
-            for reads in (1, 2, 3, 4):
+            for reads in readers:
                 shutil.rmtree(job.folder)
                 shutil.copytree(room / "kept", job.folder)
                 facts = _resumed(job, reads)

@@ -31,6 +31,7 @@ import torch
 from jobs.cli.errors import Mistake
 from jobs.parallel.ranks import Ranks
 from jobs.resilience import kept
+from jobs.resilience.staging import Stage
 from jobs.trainable import Trainable
 
 
@@ -53,27 +54,13 @@ class Checkpoints:
         self.bytes = 0  # of the last one, all ranks together
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[int]] | None = None
-        self._stager: Any = None
+        self._stage = Stage(gpu=self.ranks.device.type == "cuda")
 
     def save(self, step: int, trained: Trainable) -> None:
         """Start to save the state after `step` steps. Waits for the save before, if that still runs."""
-        from torch.distributed.checkpoint.staging import (
-            DefaultStager,
-            StagingOptions,
-        )  # 1-3 s, not before step 1
-
         self.finish()
         start = time.perf_counter()
-        gpu = self.ranks.device.type == "cuda"
-        if self._stager is None:
-            options = StagingOptions(
-                use_pinned_memory=gpu,
-                use_shared_memory=False,
-                use_async_staging=False,
-                use_non_blocking_copy=gpu,
-            )
-            self._stager = DefaultStager(options)
-        staged = self._stager.stage(_state(trained, self.ranks))
+        staged = self._stage.copy(_state(trained, self.ranks))
         self._pending = (step, self._writer.submit(self._write, step, staged))
         self.stall_s.append(time.perf_counter() - start)
 

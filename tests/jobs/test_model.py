@@ -94,6 +94,22 @@ def test_matrices_decay_and_nothing_else() -> None:
     assert decayed == {"into.weight", "on.weight", "head.weight"}
 
 
+def modes(ranks: Ranks) -> list[bool]:
+    """Whether the network trains in a step, in an evaluation, and in the step after it."""
+    asked = load()
+    trained = Trainable(asked, Mesh.of(asked, ranks.size), ranks)
+    found: list[bool] = []
+    trained.model.register_forward_pre_hook(lambda network, _: found.append(network.training))
+    rows = torch.randint(256, (8, 33))
+    for call in (trained.step_loss, trained.evaluate, trained.step_loss):
+        call(rows)
+    return found
+
+
+def test_dropout_would_rest_in_the_validation(world: Callable[[int], World]) -> None:
+    assert world(1).run(modes) == [[True, False, True]]
+
+
 def measured(ranks: Ranks, **options: Any) -> tuple[list[int], float]:
     """Numbers of weights, bytes that autograd kept of a step, and the loss of the second step."""
     asked = load(**options)
