@@ -103,3 +103,57 @@ def test_a_kernel_runs_on_later_minor_versions_of_its_major_one() -> None:
         gpus = profile.accelerators.model_copy(update={"compute_capability": capability})
         reason = stacks.misfit(stack, profile.model_copy(update={"accelerators": gpus}), {"x86_64"})
         assert (reason is None) == fits, capability
+
+
+# What such machines were seen to show (free, lscpu, /proc/meminfo), in GiB of those that are sold
+SHOWN = [(64, 62.1), (64, 61.4), (16, 15.0), (8, 7.4)]
+
+
+@pytest.mark.parametrize(("sold", "shown"), SHOWN)
+def test_slurm_is_told_less_memory_than_machines_show(sold: int, shown: float) -> None:
+    profile = load_profile("lab-cpu")
+    memory = profile.memory.model_copy(update={"capacity_gib": sold})
+    told = profile.model_copy(update={"memory": memory}).usable_mib
+    assert sold * 1024 * 0.8 < told < shown * 1024
+
+
+# Virtual CPUs and GiB of what clouds rent, by their own pages (sources ec2 and gce of the profiles)
+RENTED = {
+    ("h100-sxm-8x", "aws"): (192, 2048),
+    ("h100-sxm-8x", "gcp"): (208, 1872),
+    ("a100-sxm-8x", "aws"): (96, 1152),
+    ("a100-sxm-8x", "gcp"): (96, 1360),
+    ("b200-8x", "aws"): (192, 2048),
+    ("b200-8x", "gcp"): (224, 3968),
+    ("gb200-nvl72-tray", "aws"): (144, 960),
+    ("gb200-nvl72-tray", "gcp"): (140, 884),
+    ("v100-sxm-8x", "aws"): (96, 768),
+    ("l4-8x", "aws"): (192, 768),
+    ("l4-8x", "gcp"): (96, 384),
+    ("l40s-8x", "aws"): (192, 1536),
+    ("cpu-epyc-2s", "aws"): (192, 768),
+    ("cpu-epyc-2s", "gcp"): (360, 1440),
+    ("cloud-services", "aws"): (4, 16),
+    ("cloud-services", "gcp"): (4, 16),
+}
+
+
+def test_a_cloud_rents_other_cores_and_memory_than_the_vendor_sells() -> None:
+    """A node with fewer CPUs than Slurm is told gets no job."""
+    types = {name: load_profile(name) for name in profile_names(CHECKOUT)}
+    rented = {
+        (name, place) for name, each in types.items() for place in each.instances if place in ("aws", "gcp")
+    }
+    rented.discard(("tpu-v5e-8", "gcp"))  # Slurm has none
+    assert rented == set(RENTED)
+    for (name, place), (threads, memory) in RENTED.items():
+        there = types[name].at(place)
+        assert (there.cpu.threads, there.memory.capacity_gib) == (threads, memory), (name, place)
+        assert types[name].at("metal") == types[name]
+
+
+@pytest.mark.parametrize("name", accelerated())
+def test_the_fabric_manager_is_for_switches_of_the_machine(name: str) -> None:
+    """A DGX-1 has NVLink and no switch, a GB200 tray has its rack's: the service would fail there."""
+    gpus = load_profile(name).accelerators
+    assert gpus and gpus.fabric_manager == (name in ("a100-sxm-8x", "h100-sxm-8x", "b200-8x"))

@@ -269,6 +269,25 @@ def test_nodes_and_gpus_in_are_nodes_and_gpus_out(
     assert sorted(by_ansible(hosts)) == sorted(wanted)
 
 
+@pytest.mark.parametrize(("count", "plugin"), [(2, "default"), (32, "default"), (33, "tree")])
+def test_one_leaf_switch_is_no_tree(count: int, plugin: str, root: Path) -> None:
+    """Programs of libslurm do not start with topology/tree (undefined symbol topo_conf; Slurm 24.11)."""
+    pools = {"gpu": {"hardware": "h100-sxm-8x", "count": count, "partition": "gpu"}}
+    files = render(load(root, small_cluster(pools=pools)))
+    assert f"TopologyPlugin=topology/{plugin}\n" in files["slurm/slurm.conf"]
+    assert ("slurm/topology.conf" in files) == (plugin == "tree")
+    asked = render(load(root, small_cluster(pools=pools, fabric={"topology": "tree"})))
+    assert "TopologyPlugin=topology/tree\n" in asked["slurm/slurm.conf"]
+
+
+def test_spank_plugins_of_the_site_are_lines_of_plugstack(root: Path) -> None:
+    """Nodes get that file from slurmctld, which sends no others: an include of a folder would be skipped."""
+    line = "optional /usr/lib/slurm/mine.so limit=3"
+    text = render(load(root, small_cluster(software={"spank": [line]})))["slurm/plugstack.conf"]
+    assert [each for each in text.splitlines() if not each.startswith("#")] == [line]
+    assert "include" not in render(load(root, small_cluster()))["slurm/plugstack.conf"]
+
+
 def test_the_lab_leaves_room_for_the_host(root: Path) -> None:
     (root / "clusters/lab.yaml").write_text((CHECKOUT / "clusters/lab.yaml").read_text())
     cluster = load_cluster("clusters/lab.yaml", root=root, machine=LAPTOP)
@@ -296,6 +315,9 @@ def test_what_cgroup_v1_cannot_do_is_stated(root: Path) -> None:
     files = render(load_cluster("clusters/lab.yaml", root=root, machine=old))
     assert "CgroupPlugin=disabled\n" in files["slurm/cgroup.conf"]
     slurm = files["slurm/slurm.conf"]
+    assert (
+        "JobAcctGatherParams=OverMemoryKill,UsePss\n" in slurm
+    )  # forked readers share their parent's memory
     assert "ProctrackType=proctrack/linuxproc\n" in slurm and "jobacct_gather/linux\n" in slurm
     assert "AcctGatherEnergyType=acct_gather_energy/rapl\n" in slurm
     assert "# This host has cgroup v1" in slurm
