@@ -149,8 +149,8 @@ def _cells(each: Row) -> tuple[str, ...]:
     energy = "-" if each.joules is None else f"{report.watt_hours(each.joules)} {each.energy}"
     per_million = each.usd_per_million_tokens
     return (
-        each.run,
-        each.name or "-",
+        _in_a_row(each.run),
+        _in_a_row(each.name or "-"),
         str(each.nodes),
         each.state,
         f"{each.steps}/{each.planned_steps}",
@@ -163,6 +163,11 @@ def _cells(each: Row) -> tuple[str, ...]:
         "-" if each.usd is None else report.dollars(each.usd),
         "-" if per_million is None else report.dollars(per_million),
     )
+
+
+def _in_a_row(text: str) -> str:
+    """What a person calls something, on one line: with what cannot be printed as it is written in Python."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _notes(found: Sequence[Row]) -> list[str]:
