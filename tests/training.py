@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from infra.proof import run as job
 
-STEPS = 60  # enough that something happens in the middle
+STEPS = 45  # enough that something happens in the middle
 TRAIN = (f"--train.steps={STEPS}", "--checkpoint.every=10", "--checkpoint.keep=2", "--run.validate=64")
 
 History = list[tuple[int, float]]

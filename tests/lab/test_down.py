@@ -47,7 +47,7 @@ def test_purge_leaves_nothing(lab: Lab) -> None:
 def test_a_proof_that_was_interrupted_is_followed_and_not_repeated(lab: Lab) -> None:
     lab.make("cluster-down", "PURGE=1")
     quick = CHECKOUT / "runs" / "quick.sbatch"
-    quick.write_text("#!/bin/bash\n#SBATCH --output=/dev/null\nsleep 20\n")
+    quick.write_text("#!/bin/bash\n#SBATCH --output=/dev/null\nsleep 8\n")
     up = [*INTERRUPTIBLE, "make", "cluster-up", f"JOB={quick.relative_to(CHECKOUT)}"]
     typed = subprocess.Popen(
         up,

@@ -103,9 +103,16 @@ class Machines:
         """A verb without make, whose exit code is then the verb's own."""
         return self.run(CHECKOUT / ".venv/bin/python", "-m", "infra", *words)
 
+    @cached_property
+    def shell(self) -> str:
+        """What `make env CLUSTER=...` prints; asked once, for it is the same every time."""
+        done = self.make("env", f"CLUSTER={self.file}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def sh(self, command: str) -> subprocess.CompletedProcess[str]:
         """A command line in the user's own shell, after `eval "$(make env CLUSTER=...)"`."""
-        return self.run("bash", "-c", f'eval "$(make env CLUSTER={self.file})" && {command}')
+        return self.run("bash", "-c", f"{self.shell}\n{command}")
 
     def ok(self, command: str) -> str:
         """What `command` prints in the user's shell; the test fails when the command does."""
@@ -175,8 +182,14 @@ class Machines:
 COMING_AND_GOING = ("user@", "systemd-hostnamed", "systemd-timedated", "systemd-localed", "packagekit")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name == LEAVING)
+    for item in items:
+        if "site" in getattr(item, "fixturenames", ()) and item.path.stem.startswith(
+            ("test_site", "test_docs")
+        ):
+            item.add_marker("site")
 
 
 @pytest.fixture(scope="session")
@@ -228,5 +241,7 @@ def quiet(request: pytest.FixtureRequest) -> Iterator[None]:
     if "site" in request.fixturenames and request.path.name != LEAVING:
         running = request.getfixturevalue("site")
         # a file of tests may have machines of its own by that name
-        if isinstance(running, Machines) and running.sh("scancel --user ml").returncode == 0:
-            until("an empty queue", lambda: running.ok("squeue -h") == "", timeout_s=60)
+        if isinstance(running, Machines):
+            done = running.sh("scancel --user ml && squeue -h")
+            if done.returncode == 0 and done.stdout:
+                until("an empty queue", lambda: running.ok("squeue -h") == "", timeout_s=60)

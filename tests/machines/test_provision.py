@@ -316,8 +316,8 @@ def test_the_state_can_be_kept_elsewhere(tmp_path: Path) -> None:
 
 UP = """
 import sys
-from infra.load import load_cluster
-from infra.progress import Step
+from infra.model.load import load_cluster
+from infra.base.progress import Step
 from infra.provision.stack import Provisioner
 Provisioner(load_cluster(sys.argv[1])).up(Step("machines", None))
 """
