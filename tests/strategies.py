@@ -20,6 +20,10 @@ from tests.checkout import GOLDEN, checkout, own_hardware
 RESERVED = {"root", "slurm", "munge", "nobody", "default", "all", "db", "login", "slurmctld", "slurmdbd"}
 labels = st.from_regex(r"[a-z][a-z0-9]{0,7}", fullmatch=True).filter(lambda word: word not in RESERVED)
 
+# One line as people write it, with signs that end something in some language.
+SIGNS = "aZ0 \t'\"`$%&|{}[]()<>#!@*?:;,.=~^\\/-_+äß€😀"
+lines = st.text(SIGNS, min_size=1, max_size=30).filter(lambda line: not line[0].isspace())
+
 
 def schedulable() -> list[str]:
     """The machine types that a Slurm pool can have: a stack runs on them, Slurm can bind their devices."""

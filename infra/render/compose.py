@@ -6,7 +6,7 @@ from typing import Any
 
 from infra.model.cluster import Cluster, Pool
 from infra.render import nodes
-from infra.render.text import fill, quoted
+from infra.render.text import fill, scalar
 
 # systemd, slurmd and the node exporter of one container; measured 70 MiB, with room for shells.
 NODE_OVERHEAD_MIB = 256
@@ -56,7 +56,7 @@ def render(cluster: Cluster) -> dict[str, str]:
 
 def in_compose(path: Path) -> str:
     """A path as a value of compose.yaml, which puts the shell's variables where a $ is."""
-    return quoted(path).replace("$", "$$")
+    return scalar(str(path), flow=True).replace("$", "$$")
 
 
 def in_unit(path: Path) -> str:

@@ -4,7 +4,6 @@ They are committed, because people read, copy and submit them. `python -m infra 
 says which would change. What a launcher cannot be told is in infra/render/jobdiff.py.
 """
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from infra.base.paths import CHECKOUT
 from infra.model import stacks
 from infra.model.job import SUFFIX, JobFile, load
 from infra.model.job import names as job_names
-from infra.render.text import minutes, scalar, template
+from infra.render.text import minutes, template
 
 COMMAND = "python -m infra jobs"
 IMAGE = "slipway.local/job:base"  # in every node of the lab; the stack is mounted
@@ -74,7 +73,6 @@ def _kubernetes(source: str, job: JobFile, root: Path, pods: Pods, **values: obj
         mounted=pods.mounted,
         uid=pods.uid,
         gid=pods.gid,
-        flow=functools.partial(scalar, flow=True),
         **values,
     )
 

@@ -25,7 +25,12 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - configuration files, not HTML
     )
-    environment.filters["quoted"] = quoted
+    # words of people, as the language takes them that they stand in
+    environment.filters |= {
+        "yaml": scalar,
+        "flow": functools.partial(scalar, flow=True),
+        "python": functools.partial(json.dumps, ensure_ascii=False),
+    }
     return environment
 
 
@@ -39,11 +44,6 @@ def fill(name: str, cluster: "Cluster", **values: Any) -> str:
     return template(name).render(
         cluster=cluster, services=cluster.spec.services, rendered=f"# {origin(cluster)}", **values
     )
-
-
-def quoted(path: Path | str) -> str:
-    """A path as YAML takes it, always between quotes, since people's folders have blanks, # and colons in them."""
-    return json.dumps(str(path), ensure_ascii=False)
 
 
 def origin(cluster: "Cluster") -> str:
