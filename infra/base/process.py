@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 from infra.base.errors import Failure
 
 ANSWER_S = 60.0  # for a program that is asked something; on a loaded machine `docker inspect` has taken 8
+LONG_S = (
+    600.0  # for one that does something, beside builds and installations, which take as long as they take
+)
 
 # Lower and upper case are both in use for proxies; `docker context use` is in HOME, and need not be here.
 PERSON = (
@@ -125,11 +128,11 @@ def output(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    timeout_s: float | None = None,
+    timeout_s: float | None = LONG_S,
 ) -> str:
     """What `command` prints, without the last newline. Raises Failure with its last line of error.
 
-    It is waited for as long as it takes where `timeout_s` is None; who asks a question has `answer`.
+    Who only asks a question has `answer`.
     """
     done = run(
         command, env=env, timeout_s=timeout_s, cwd=cwd, capture_output=True, text=True, errors="replace"
@@ -178,7 +181,7 @@ def logged(
 
 def _called(words: Sequence[str]) -> str:
     """A command as a message names it: its program, and what it was to do."""
-    verb = next((word for word in words[1:] if not word.startswith("-")), "")
+    verb = next((word for word in words[1:] if not word.startswith(("-", "/"))), "")
     return f"{Path(words[0]).name} {verb}".rstrip()
 
 

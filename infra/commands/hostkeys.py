@@ -23,10 +23,13 @@ def hostkeys(
     from dataclasses import asdict
     from json import dumps
 
+    from infra.base.errors import Mistake
     from infra.model.load import load_cluster
     from infra.provision.metal import given
 
     loaded = load_cluster(cluster)
+    if not loaded.spec.hosts:
+        raise Mistake(f"{cluster}: hosts: missing; only servers that are there already have keys to ask for")
     found = given.hostkeys(loaded)
     typer.echo(dumps(asdict(found), indent=2) if json else given.hostkeys_text(loaded, found))
     if found.silent or found.changed:

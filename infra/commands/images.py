@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from infra.base.errors import Failure
+
 if TYPE_CHECKING:
     from infra.base.progress import Step
     from infra.images.targets import Target
@@ -102,6 +104,8 @@ def verify(
             {"name": v.name, "right": v.right, "versions": v.versions, "wrong": v.wrong} for v in verdicts
         ]
         print_json(data=rows)
+    if not verdicts:
+        raise Failure("nothing is built, so nothing was verified; run: python -m infra images build")
     if not all(verdict.right for verdict in verdicts):
         if not json and not repair:
             console.print("Make it again:  python -m infra images verify --repair")

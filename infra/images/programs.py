@@ -246,6 +246,7 @@ def _build(program: Program, root: Path, final: Path, step: Step) -> None:
             [go, "list", "-m", "-f", "{{.Dir}}", program.module],
             cwd=source(program.name, root),
             env=environment,
+            timeout_s=None,  # it may have to fetch the module
         )
         for name in program.upstream:
             _copy(Path(where) / name, part / UPSTREAM / name)

@@ -43,18 +43,18 @@ class Project:
 
     def containers(self) -> list[Node]:
         """Every container of the project, running or not, in the order of their names."""
-        ids = process.output(
+        ids = process.answer(
             ["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}"]
         ).split()
         if not ids:
             return []
-        found: list[dict[str, Any]] = json.loads(process.output(["docker", "inspect", *ids]))
+        found: list[dict[str, Any]] = json.loads(process.answer(["docker", "inspect", *ids]))
         return sorted((_node(facts) for facts in found), key=lambda node: node.container)
 
     def leftovers(self, kind: str) -> list[str]:
         """Names of what Docker still has of this project; kind is `volume` or `network`."""
         label = f"label=com.docker.compose.project={self.name}"
-        return process.output(["docker", kind, "ls", "--filter", label, "--format", "{{.Name}}"]).split()
+        return process.answer(["docker", kind, "ls", "--filter", label, "--format", "{{.Name}}"]).split()
 
     @property
     def login(self) -> str:

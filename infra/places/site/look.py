@@ -17,6 +17,7 @@ from infra.proof import table
 
 JOURNAL = ["journalctl", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=40"]
 AT_ONCE = 32  # connections
+LOGS_S = 120.0  # for some lines of a journal over a slow line
 ANSWER_S = 30.0  # for a machine to do nothing; ssh gives up connecting after 10
 
 
@@ -74,24 +75,37 @@ def logs(cluster: Cluster, node: str, *, follow: bool) -> None:
     site = Site(cluster)
     if node:
         words = [*JOURNAL, *(["--follow"] if follow else [])]
-        become([*site.ssh(_known(site, node)), remote(words, "root", None)])
+        become([*site.ssh(_answering(site, node)), remote(words, "root", None)])
     if follow:
         raise Mistake(f"--follow needs a node; for example: make logs NODE={site.controller} FOLLOW=1")
+    silent = []
     for machine in site.machines:
         console.rule(machine.name, align="left")
         sys.stdout.flush()
-        run([*site.ssh(machine.name), remote(JOURNAL, "root", None)])
+        if why := _answer(site, machine.name):
+            silent.append(f"{machine.name}: {why}")
+        else:
+            run([*site.ssh(machine.name), remote(JOURNAL, "root", None)], timeout_s=LOGS_S)
+    if silent:
+        raise Failure("no answer from " + "; ".join(silent))
 
 
 def shell(cluster: Cluster, node: str) -> None:
     """Replace this process by a shell: the user's on the login node, the admin's elsewhere."""
     site = Site(cluster)
     words = ["-t"] if sys.stdin.isatty() else []
-    command = site.ssh(_known(site, node or site.login))
+    command = site.ssh(_answering(site, node or site.login))
     command[1:1] = words
     if node in ("", site.login):
         become([*command, f"sudo -n -H -u {shlex.quote(site.user)} -- bash -l"])
     become([*command, "sudo -n -H -- bash -l"])
+
+
+def _answering(site: Site, node: str) -> str:
+    """`node`, after it has answered: what takes the place of this process can be given no time. Raises Failure."""
+    if why := _answer(site, _known(site, node)):
+        raise Failure(f"{node} does not answer: {why}")
+    return node
 
 
 def _known(site: Site, node: str) -> str:

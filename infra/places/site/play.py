@@ -143,6 +143,8 @@ def play(
         said = [line for line in [*error.splitlines(), *other] if line.strip()]
         first = next((line for line in said if "ERROR" in line), said[-1] if said else f"status {status}")
         raise Failure(f"ansible-playbook: {first.strip()}\n  log: {log}")
+    if not played.hosts and limit is None and not tags:
+        raise Failure(f"ansible-playbook: {book} has found no machine to run on\n  log: {log}")
     return played
 
 
