@@ -131,7 +131,7 @@ def watch(
 def refresh(nodes: Nodes, run: Run) -> None:
     """Ask the scheduler for the job's state, reason and output file."""
     text = nodes.run(nodes.login, "scontrol", "show", "job", run.id)
-    nodes.fetch(run.id)
+    run.called = nodes.fetch(run.id).name
     run.state, run.reason, run.output = told(text)
 
 

@@ -25,6 +25,7 @@ from jobs.cluster import kubernetes, slurm
 
 LATEST = "latest"  # the link beside the folders of runs, to the newest
 CLAIM = "claim.json"
+QUIET_S = 120.0  # a step or a save may take so long
 
 
 def attempt() -> int:
@@ -48,7 +49,8 @@ def choose(named: str, runs: Path = Path("runs")) -> Path:
     """The folder of this run (rank 0 decides): the named one, the job's, or one for this moment. Raises Mistake.
 
     A job's folder is gone on with only when Slurm started the same job again. Job numbers begin at 1 in a new
-    cluster, so a folder of that name may be an older cluster's of the same name: it is moved aside, not trained on.
+    cluster, so a folder of that name may be an older one's: it is moved aside, not trained on. One in which another
+    run is at work stays where it is.
 
     In Kubernetes the folder is named after the job, whose pods are started again for many reasons: all of them go
     on with it, until it is completed. What is completed is moved aside.
@@ -107,14 +109,22 @@ def _own(runs: Path) -> Path:
         mark = folder / _mark()
         if attempt() and mark.exists() and mark.read_text() == run:
             return folder  # torchrun has started the workers again
-        if job and claimed(folder) in (None, mine):
-            if attempt():
-                if _exclusive(mark, run):
-                    return folder
-            elif not mark.exists():  # of an earlier cluster, whose numbers were the same
-                _aside(folder)
-                continue
+        own = claimed(folder) in (None, mine)
+        if job and attempt():
+            if own and _exclusive(mark, run):
+                return folder
+        elif job and not mark.exists() and (own or not _live(folder)):
+            _aside(folder)  # of an earlier cluster, whose numbers were the same
+            continue
         number += 1
+
+
+def _live(folder: Path) -> bool:
+    """Whether a run may be at work in a folder: it came to no end, and something was written there just now."""
+    if (folder / "summary.json").exists():
+        return False
+    newest = max((entry.stat().st_mtime for entry in os.scandir(folder)), default=0.0)
+    return time.time() - newest < QUIET_S
 
 
 def of_this_start(runs: Path = Path("runs")) -> Path | None:

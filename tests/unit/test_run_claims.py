@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.base import paths
 from infra.base.paths import CHECKOUT
+from infra.places.lab.compose import Project
 from jobs import config
 from jobs.cli import options
 from jobs.cli.errors import Failure, Mistake
@@ -83,8 +85,25 @@ def test_two_clusters_in_one_checkout_have_a_folder_each_for_the_same_number(sta
     assert started(**job(201, start=2001, restart=1)) == "runs/201"
 
 
+def test_what_another_cluster_has_left_under_a_number_is_moved_aside(started: Started) -> None:
+    assert started(**job(5, cluster="other")) == "runs/5"
+    assert started(**job(5, start=2000)) == "runs/5-2"  # it may be at work
+    Path("runs/6").mkdir()
+    Path("runs/6/metrics.jsonl").touch()
+    for path in (Path("runs/6/metrics.jsonl"), *Path("runs/5").iterdir()):
+        os.utime(path, (1, 1))
+    assert started(**job(5, start=3000)) == "runs/5"
+    assert started(**job(6)) == "runs/6"
+    assert started(**job(7, cluster="other")) == "runs/7"
+    Path("runs/7/summary.json").touch()  # it is at its end
+    assert started(**job(7, start=2000)) == "runs/7"
+    assert len(list(Path("runs").glob("*-until-*"))) == 3
+
+
 def test_steps_of_one_allocation_have_a_folder_each(started: Started) -> None:
-    assert [started(**job(7, step=step)) for step in (0, 1)] == ["runs/7", "runs/7-2"]
+    assert started(**job(7)) == "runs/7"
+    Path("runs/7/summary.json").touch()
+    assert started(**job(7, step=1)) == "runs/7-2"
 
 
 def test_two_runs_that_one_step_starts_have_a_folder_each_also_when_it_is_requeued(started: Started) -> None:
@@ -264,3 +283,12 @@ def test_words_of_a_configuration_come_back_as_they_were(text: str) -> None:
 def test_a_claim_says_whose_it_is(started: Started) -> None:
     started(**job(7))
     assert json.loads(Path("runs/7/claim.json").read_text()) == {"cluster": "lab", "job": "7", "step": "0"}
+
+
+def test_the_lab_finds_its_own_run_where_another_labs_has_the_number(
+    started: Started, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "CHECKOUT", elsewhere)
+    started(**job(1))
+    started(**job(1, cluster="other"))
+    assert [Project(name).fetch("1").name for name in ("lab", "other", "third")] == ["1", "1-2", "1"]

@@ -1,5 +1,6 @@
 """The Docker Compose project of one lab cluster, and the machines (containers) in it."""
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,9 +67,17 @@ class Project:
         return paths.CHECKOUT
 
     def fetch(self, id: str) -> Path:
-        """The run folder of a job: the nodes write into the checkout itself."""
+        """The run folder of a job: the nodes write into the checkout itself.
+
+        Where another lab's run has the name, it is the next one that says to be this one's (jobs/telemetry/claim.py).
+        """
         runs = paths.CHECKOUT / "runs"
         runs.mkdir(exist_ok=True)
+        for folder in (runs / id, *sorted(runs.glob(f"{id}-[0-9]"))):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                claim = json.loads((folder / "claim.json").read_text())
+                if (claim["cluster"], claim["job"]) == (self.cluster, id):
+                    return folder
         return runs / id
 
     def container(self, node: str) -> str:
