@@ -1,12 +1,17 @@
 """Kubernetes on this machine, what needs no cluster: stages of manifests, what a job waits for, kubeconfigs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.base.errors import Mistake
+from infra.model.load import load_cluster
 from infra.places.kind import config, facts
+from infra.places.kind.cluster import Kind
 from infra.places.kind.deploy import available, stages, undefined
 from infra.places.kind.manifests import built
+from tests.checkout import LAPTOP
 
 OURS = """\
 apiVersion: v1
@@ -72,6 +77,23 @@ def test_a_new_kubeconfig_of_ours_replaces_the_old_one() -> None:
     moved = config.merged(config.merged(THEIRS, OURS), OURS.replace("40000", "40001"))
     assert "40001" in moved
     assert "40000" not in moved
+
+
+@pytest.mark.parametrize(
+    "text", ["a: b: c", "clusters:\n\t- x", "- 1", "clusters: 3", "users: [1]", "a: 1\na: 2", "\0", "x"]
+)
+def test_a_kubeconfig_of_the_users_that_is_none_is_one_line_and_stays(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".kube" / "config"
+    file.parent.mkdir()
+    file.write_text(text)
+    monkeypatch.setattr(config, "users_own", lambda: file)
+    with pytest.raises(Mistake) as mistake:
+        config.undo(Kind(load_cluster("clusters/kind.yaml", machine=LAPTOP)))
+    assert "\n" not in str(mistake.value)
+    assert "left as it is" in str(mistake.value)
+    assert file.read_text() == text
 
 
 def test_definitions_and_namespaces_are_applied_before_all_else() -> None:

@@ -4,12 +4,15 @@ Only our entries are added or taken away: what else is in the file stays as it i
 """
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from infra.base import files
+from infra.base.errors import Mistake
+from infra.base.process import home
 from infra.base.progress import console
 from infra.places.kind.cluster import Kind
 
@@ -18,15 +21,14 @@ LISTS = ("clusters", "contexts", "users")
 
 def users_own() -> Path:
     """Where kubectl looks when KUBECONFIG names no file."""
-    return Path.home() / ".kube" / "config"
+    return Path(home()) / ".kube" / "config"
 
 
 def add(kind: Kind) -> None:
     """Add the cluster to the user's own configuration; which context is used there stays, if one was."""
     kind.require_up()
     file = users_own()
-    before = file.read_text() if file.is_file() else ""
-    _write(file, merged(before, kind.kubeconfig.read_text()))
+    _write(file, merged(_users_text(file), kind.kubeconfig.read_text()))
     context = f"kind-{kind.name}"
     console.print(f"{file}: context {context} is there; make kubeconfig UNDO=1 takes it out again")
     console.print(f"Next:  kubectl config use-context {context}")
@@ -35,7 +37,7 @@ def add(kind: Kind) -> None:
 def undo(kind: Kind) -> bool:
     """Take the cluster out again; whether it was there. A file of which nothing is left is removed."""
     file = users_own()
-    before = file.read_text() if file.is_file() else ""
+    before = _users_text(file)
     if f"kind-{kind.name}" not in before:
         return False
     after = without(before, f"kind-{kind.name}")
@@ -44,6 +46,29 @@ def undo(kind: Kind) -> bool:
     else:
         file.unlink()
     return True
+
+
+def _users_text(file: Path) -> str:
+    """What is in the user's own configuration. Raises Mistake when that is no kubeconfig: it stays as it is."""
+    try:
+        text = file.read_text() if file.exists() else ""
+        data = _yaml().load(text) if text.strip() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{file}: not readable: {error}") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        why = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise Mistake(f"{file}{line}: not YAML, and so left as it is: {why}") from None
+    for key in LISTS:
+        entries = (data.get(key) or []) if isinstance(data, dict) else None
+        if not isinstance(entries, list) or not all(
+            isinstance(each, dict) and "name" in each for each in entries
+        ):
+            raise Mistake(
+                f"{file}: no kubeconfig, and so left as it is: {key} is no list of entries with a name"
+            )
+    return text
 
 
 def set_namespace(file: Path, namespace: str) -> None:
@@ -101,8 +126,4 @@ def _write(file: Path, text: str) -> None:
     """In one step, and for nobody else to read: it holds keys."""
     file = file.resolve()  # a link stays one
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.slipway")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(text)
-    part.replace(file)
+    files.put(file, text, 0o600)

@@ -22,7 +22,6 @@ def down(kind: Kind, *, purge: bool) -> None:
             containers, networks = kind.delete()
             this.did(f"{containers} containers and {networks} network removed")
     kind.kubeconfig.unlink(missing_ok=True)
-    config.undo(kind)
     (kind.folder / Done.FILE).unlink(missing_ok=True)
     (kind.folder / "kubectl").unlink(missing_ok=True)
     if purge:
@@ -35,6 +34,9 @@ def down(kind: Kind, *, purge: bool) -> None:
         )
     else:
         console.print(f"{name}: down, nothing left.")
+    config.undo(
+        kind
+    )  # last: a file of the user's that is no YAML is told of, and keeps nothing else from going
 
 
 def _remove_runs(kind: Kind) -> None:
