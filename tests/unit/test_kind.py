@@ -110,7 +110,10 @@ def test_definitions_and_namespaces_are_applied_before_all_else() -> None:
 
 def test_a_definition_is_there_when_the_server_says_so() -> None:
     established = {"conditions": [{"type": "Established", "status": "True"}]}
-    named = [{"metadata": {"name": "a"}, "status": established}, {"metadata": {"name": "b"}}]
+    named: list[dict[str, Any]] = [
+        {"metadata": {"name": "a"}, "status": established},
+        {"metadata": {"name": "b"}},
+    ]
     assert undefined(named) == ["b"]
 
 
