@@ -113,8 +113,8 @@ def test_the_program_records_what_was_skipped(
     assert "step 2 skipped: the loss is not finite" in capsys.readouterr().out
     assert "read, but not learned from: steps 2 (guard)" in samples.prove(trainer.folder)
 
-    calls[0] = 0
+    calls[0] = 0  # the run goes on from step 4
     with pytest.raises(
-        Mistake, match="step 2: the loss is not finite on 1 of 1 ranks; nothing of it is in the"
+        Mistake, match="step 6: the loss is not finite on 1 of 1 ranks; nothing of it is in the"
     ):
         trainer.here(train__steps=8, checkpoint__every=0)
