@@ -173,7 +173,7 @@ def test_a_record_reads_what_a_program_wrote(run: Path) -> None:
     assert {name for name in found.config if "." in name} == set(config.OPTIONS)
 
 
-HEAVY = ("torch", "numpy", "matplotlib", "yaml", "tensorboard", "pynvml")
+HEAVY = ("torch", "numpy", "yaml", "tensorboard", "pynvml")
 
 
 @pytest.mark.parametrize(
