@@ -82,8 +82,8 @@ show: $(venv)/ready ## what a cluster file means: nodes, cores, GPUs, memory, po
 check: $(venv)/provision-ready ## format, lint, types and unit tests; under a minute
 	@tests/check
 
-test: $(venv)/provision-ready ## every tier: check, images, jobs, a real lab, real machines, Kubernetes
-	@tests/run-all
+test: $(venv)/provision-ready ## every tier: check, images, jobs, a real lab, real machines, Kubernetes (WRITE=1: minutes into tests/README.md)
+	@$(if $(WRITE),WRITE=1) tests/run-all
 
 test-lab: $(venv)/ready ## the tests that need Docker (TESTS="-k kill": some of them)
 	@tests/run-lab $(TESTS)

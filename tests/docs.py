@@ -80,8 +80,8 @@ class Page:
 
 
 def pages(root: Path) -> list[Page]:
-    """README.md and every page of docs/."""
-    files = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    """README.md, that of tests/, and every page of docs/."""
+    files = [root / "README.md", root / "tests/README.md", *sorted((root / "docs").glob("*.md"))]
     return [parse(str(file.relative_to(root)), file.read_text()) for file in files]
 
 

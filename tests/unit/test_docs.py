@@ -1,15 +1,20 @@
 """The documentation keeps its rules: blocks are marked, links and names lead somewhere, no verb is untold."""
 
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
+from ruamel.yaml import YAML
 
 from infra.base.paths import CHECKOUT
 from infra.base.process import output
 from infra.cli import app
+from jobs.config import Config
 from tests import docs
 
 PAGES = docs.pages(CHECKOUT)
@@ -39,13 +44,143 @@ def test_links_lead_to_something(page: docs.Page) -> None:
 
 @each_page
 def test_files_that_a_page_names_are_there(page: docs.Page) -> None:
-    tracked = output(["git", "-C", CHECKOUT, "ls-files"]).splitlines()
-    folders = {name.split("/")[0] for name in tracked if "/" in name} - {"runs", "build"}
+    folders = {name.split("/")[0] for name in tracked() if "/" in name} - {"runs", "build"}
     for line, text in page.prose:
         for name in docs.CODE.findall(text):
             if PATH.fullmatch(name) and name.split("/")[0] in folders:
                 pattern = re.sub(r"<[^>]*>", "*", name).rstrip("/")
                 assert any(CHECKOUT.glob(pattern)), f"{page.name}:{line}: no file {name}"
+
+
+@functools.cache
+def tracked() -> list[str]:
+    # with what is new and not ignored, as the formatter sees it
+    listed = ["ls-files", "--cached", "--others", "--exclude-standard"]
+    return [
+        name for name in output(["git", "-C", CHECKOUT, *listed]).splitlines() if (CHECKOUT / name).exists()
+    ]
+
+
+CODE = (
+    "infra/",
+    "jobs/",
+    "tests/",
+    "ansible/",
+    "slurm/",
+    "images/",
+    "bin/",
+    "k8s/",
+    "Makefile",
+    "pyproject.toml",
+)
+# What code names as one of its own: a file with an ending, or a module of a package.
+FILE = re.compile(
+    r"(?<![\w./*<{$-])((?:infra|jobs|tests|ansible|slurm|images|docs)/[\w./-]*\.(?:py|sh|md|ya?ml|j2|sbatch))\b"
+)
+MODULE = re.compile(
+    r"\b(?:from|import) ((?:infra|jobs|tests)(?:\.\w+)+) import|(?<=-m )((?:infra|jobs|tests)(?:\.\w+)+)"
+)
+# Made-up names of tests, and files that a command or a job writes.
+MADE_UP = re.compile(r"/(none|whole\w*|dpp|test_x|x|mine|own|missing|my\w*)\b|ansible/inventory\.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in tracked() if name.startswith(CODE) and "/golden/" not in name]
+)
+def test_files_and_modules_that_code_names_are_there(name: str) -> None:
+    """In comments, messages and programs that are text in another: where files move, these are left behind."""
+    try:
+        text = (CHECKOUT / name).read_text()
+    except UnicodeDecodeError:
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        for file in FILE.findall(line):
+            if not MADE_UP.search(file):
+                assert (CHECKOUT / file).exists(), f"{name}:{number}: no file {file}"
+        for found in MODULE.finditer(line):
+            path = CHECKOUT / (found[1] or found[2]).replace(".", "/")
+            assert path.is_dir() or path.with_suffix(".py").exists(), f"{name}:{number}: no module {found[0]}"
+
+
+def test_a_file_that_moved_is_found_in_a_comment() -> None:
+    assert FILE.findall("# as infra/render/text.py and `jobs/train.py` say, not build/infra/x.py") == [
+        "infra/render/text.py",
+        "jobs/train.py",
+    ]
+    (found,) = MODULE.finditer('UP = "from infra.' + 'load import load_cluster"')
+    assert found[1] == "infra.load"
+
+
+def yaml(name: str) -> Any:
+    return YAML(typ="safe").load(CHECKOUT / name)
+
+
+def written(name: str, pattern: str) -> str:
+    """The one group of `pattern` in a file."""
+    found = re.search(pattern, (CHECKOUT / name).read_text(), re.MULTILINE)
+    assert found, f"{name}: no {pattern}"
+    return found[1]
+
+
+# A figure in a page, and what it is of: the page must say it, and say what its source says.
+STEPS = functools.partial(lambda: yaml("jobs/ddp.yaml")["train"]["steps"])
+SLURM = "infra/render/templates/slurm.conf.j2"
+FIGURES: list[tuple[str, str, Callable[[], object]]] = [
+    ("README.md", r"step +\d+/(\d+)", STEPS),
+    ("README.md", r"step (\d+)/\d+   ", STEPS),
+    ("docs/preemption.md", r"`warning_s`, (\d+) s", lambda: yaml("jobs/ddp.job.yaml")["warning_s"]),
+    (
+        "docs/preemption.md",
+        r"from `retries` of the job's description \((\d+)\)",
+        lambda: yaml("jobs/ddp.job.yaml")["retries"],
+    ),
+    (
+        "docs/preemption.md",
+        r"`--run.heartbeat_s` changes the (\d+) s",
+        lambda: round(Config().run.heartbeat_s),
+    ),
+    (
+        "docs/troubleshooting.md",
+        r"two minutes by default, (\d+) s in the lab",
+        lambda: written(SLURM, r"cred_expire=(\d+)"),
+    ),
+    (
+        "docs/troubleshooting.md",
+        r"`MessageTimeout` \((\d+) s and",
+        lambda: written(SLURM, r"cred_expire=(\d+)"),
+    ),
+    (
+        "docs/troubleshooting.md",
+        r"`MessageTimeout` \(\d+ s and (\d+) s",
+        lambda: written(SLURM, r"^MessageTimeout=(\d+)"),
+    ),
+    (
+        "docs/troubleshooting.md",
+        r"Slurm looks every (\d+) s, counts pages",
+        lambda: written(SLURM, r"JobAcctGatherFrequency=task=(\d+)"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("page", "pattern", "source"), FIGURES)
+def test_a_figure_in_prose_is_that_of_its_source(
+    page: str, pattern: str, source: Callable[[], object]
+) -> None:
+    said = re.findall(pattern, (CHECKOUT / page).read_text())
+    assert said, f"{page} no longer says it: {pattern}"
+    assert set(said) == {str(source())}, f"{page}: {pattern}"
+
+
+def test_every_tier_and_every_folder_of_tests_is_in_their_table() -> None:
+    rows = re.findall(
+        r"^\| `(tests/\S+)` \| (.*?) \|", (CHECKOUT / "tests/README.md").read_text(), re.MULTILINE
+    )
+    scripts = {name for name in tracked() if re.fullmatch(r"tests/(check|run-\w+)", name)}
+    assert {script for script, _ in rows} == scripts - {"tests/run-all", "tests/run-jobs"}
+    folders = {
+        name.split("/")[1] for name in tracked() if re.fullmatch(r"tests/\w+/(test_\w+|conftest)\.py", name)
+    }
+    assert set(re.findall(r"`(\w+)`", " ".join(row for _, row in rows))) - {"more"} == folders - {"nodes"}
 
 
 @each_page

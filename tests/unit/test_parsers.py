@@ -1,7 +1,7 @@
 """Everything rendered passes the strict parser of the program that reads it, whatever words people wrote.
 
 Here are the parsers that need no other program: YAML of both versions with no key twice, also YAML inside YAML; JSON
-with no key twice; a shell's own; Python's. Slurm's own is tests/lab/test_controller.py, Compose's tests/images.
+with no key twice; a shell's own; Python's. Slurm's own is tests/lab/test_daemons.py, Compose's tests/images.
 """
 
 import ast

@@ -206,7 +206,7 @@ def gres_of(files: dict[str, str]) -> list[dict[str, str]]:
 def test_cores_of_a_gpu_are_whole_sockets_of_slurm(
     sockets: int, numa: int, per_numa: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Else slurmctld sets the node to INVAL; tests/lab/test_slurmd.py asks it."""
+    """Else slurmctld sets the node to INVAL; tests/lab/test_daemons.py asks it."""
     root = checkout(tmp_path_factory.mktemp("numa"))
     cores = per_numa * max(numa, sockets) // sockets
     cpu = {**UNSEEN["cpu"], "sockets": sockets, "cores_per_socket": cores, "numa_nodes": numa}  # type: ignore[dict-item]
