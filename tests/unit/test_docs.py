@@ -81,7 +81,9 @@ MODULE = re.compile(
     r"\b(?:from|import) ((?:infra|jobs|tests)(?:\.\w+)+) import|(?<=-m )((?:infra|jobs|tests)(?:\.\w+)+)"
 )
 # Made-up names of tests, and files that a command or a job writes.
-MADE_UP = re.compile(r"/(none|whole\w*|dpp|test_x|x|mine|own|missing|my\w*)\b|ansible/inventory\.yaml")
+MADE_UP = re.compile(
+    r"/(none|whole\w*|dpp|ddp-submitit|test_x|x|mine|own|missing|my\w*)\b|ansible/inventory\.yaml"
+)
 
 
 @pytest.mark.parametrize(
