@@ -16,37 +16,7 @@ from hypothesis import strategies as st
 from infra.base import process
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT
-
-# What shells have, none of which is meant for what we start.
-HOSTILE = {
-    "COMPOSE_PROJECT_NAME": "theirs",
-    "COMPOSE_FILE": "/elsewhere/compose.yaml",
-    "DOCKER_CONTEXT": "elsewhere",
-    "DOCKER_DEFAULT_PLATFORM": "linux/s390x",
-    "SLURM_CONF": "/elsewhere/slurm.conf",
-    "SLURM_JOB_ID": "999",
-    "ANSIBLE_CONFIG": "/elsewhere/ansible.cfg",
-    "ANSIBLE_STDOUT_CALLBACK": "oneline",
-    "PULUMI_BACKEND_URL": "s3://elsewhere",
-    "KUBECONFIG": "/elsewhere/config",
-    "PYTHONPATH": "/elsewhere",
-    "PYTHONSTARTUP": "/elsewhere/start.py",
-    "PYTHONWARNINGS": "error",
-    "PYTEST_ADDOPTS": "--collect-only",
-    "GIT_DIR": "/elsewhere/.git",
-    "GIT_WORK_TREE": "/elsewhere",
-    "TZ": "Asia/Tokyo",
-    "LC_ALL": "tr_TR.UTF-8",
-    "LANG": "tr_TR.UTF-8",
-    "CDPATH": "/elsewhere",
-    "GREP_OPTIONS": "--invert-match",
-    "MAKEFLAGS": "n",
-    "BASH_ENV": "/elsewhere/bashrc",
-    "LD_PRELOAD": "",
-    "GOFLAGS": "-mod=mod",
-    "UV_PYTHON": "3.9",
-    "PIP_USER": "1",
-}
+from tests.hostile import HOSTILE
 
 
 @pytest.fixture(autouse=True)
@@ -220,8 +190,9 @@ def test_the_command_line_settles_first() -> None:
         from infra.cli import main
         main()
     """
+    hostile = {name: value for name, value in HOSTILE.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | HOSTILE, cwd=CHECKOUT, capture_output=True, text=True
+        [sys.executable, "-c", code], env=os.environ | hostile, cwd=CHECKOUT, capture_output=True, text=True
     )
     last = done.stdout.strip().splitlines()[-1]
     assert not {name for name in HOSTILE if f"'{name}'" in last} - {"LC_ALL"}
