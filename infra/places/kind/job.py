@@ -220,6 +220,7 @@ def _log(kind: Kind, where: str, pod: str, file: Path) -> None:
 def _stream(kind: Kind, there: Job, every_s: float = 1) -> None:
     """Print each step of a running job as it comes, and what the job waits for, until its end."""
     run = run_of(kind, there.name)
+    run.called = there.folder
     shown, said = 0, ""
     with View(kind.api, *ASKED) as seen:
         while True:
