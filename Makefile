@@ -69,9 +69,10 @@ rotate-secrets: $(venv)/ready ## new munge key, JWT key and database password fo
 host: $(venv)/ready ## make this machine able to run containers
 	@$(infra) host
 
-images: $(venv)/ready ## build every image, the stack's too, and verify them against their locks
-	@$(infra) images build
+images: $(venv)/ready ## build every image, the stack's too, verify them, say what Debian has fixed since (REFRESH=1: build anew)
+	@$(infra) images build $(if $(REFRESH),--refresh)
 	@$(infra) images verify
+	@$(infra) images updates
 
 render: $(venv)/ready ## write build/<cluster>/ from hardware/ and clusters/
 	@$(infra) render $(CLUSTER)

@@ -26,10 +26,14 @@ def images() -> None:
 
 
 @app.command()
-def build(names: Names = None, json: Json = False) -> None:
+def build(
+    names: Names = None,
+    refresh: Annotated[bool, typer.Option(help="Anew, with the packages that Debian has today.")] = False,
+    json: Json = False,
+) -> None:
     """Build what is missing of NAMES and write its bill of materials; print hash, size and place.
 
-    Without NAMES: node, cuda13 and stack-cuda13. An unchanged input builds nothing.
+    Without NAMES: node, cuda13 and stack-cuda13. An unchanged input builds nothing, but for --refresh.
 
     Example: python -m infra images build node
     """
@@ -38,7 +42,7 @@ def build(names: Names = None, json: Json = False) -> None:
     from infra.images import targets as images
 
     with _step("images", json) as this:
-        built = images.build_all(names or images.DEFAULT, this)
+        built = (images.refresh if refresh else images.build_all)(names or images.DEFAULT, this)
         for one in built.values():
             one.target.write_sbom(CHECKOUT)
     _table([images.describe(one.target, changed=one.changed) for one in built.values()], json)
@@ -127,6 +131,41 @@ def _verdict(target: "Target", json: bool) -> "Verdict":
     for wrong in [] if json else verdict.wrong:
         console.print(f"    {wrong}", style="red")
     return verdict
+
+
+@app.command()
+def updates(json: Json = False) -> None:
+    """Say how old the Debian packages of the built images are, and which have fixes since; asks their mirror.
+
+    Example: python -m infra images updates
+    """
+    from datetime import UTC, datetime
+
+    from rich import print_json
+
+    from infra.base.progress import console
+    from infra.images import targets as images
+
+    ages = images.ages()
+    if json:
+        rows = [
+            {
+                "name": age.name,
+                "built": age.built.isoformat(),
+                "known": not age.unknown,
+                "security": [str(update) for update in age.security],
+                "updates": [str(update) for update in age.updates],
+            }
+            for age in ages
+        ]
+        print_json(data=rows)
+        return
+    for age in ages:
+        console.print(f"  {age.said(datetime.now(UTC))}", style="red" if age.unknown else "")
+        for update in age.security:
+            console.print(f"    {update}")
+    if any(age.updates for age in ages):
+        console.print("Build them anew with these:  make images REFRESH=1")
 
 
 @app.command()

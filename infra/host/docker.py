@@ -8,16 +8,18 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from infra.base import files
 from infra.base.errors import Failure
 from infra.base.paths import cache
-from infra.base.process import logged, output, run, start, succeeds
+from infra.base.process import logged, run, start, succeeds
 from infra.base.progress import Step
-from infra.host import apt
+from infra.base.version import number
+from infra.base.wait import settled
+from infra.host import apt, engine
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 ENGINE_LOG = Path("/var/log/docker.log")
@@ -64,7 +66,7 @@ def decide(facts: Facts) -> list[Action]:
     plugins = [name for name, there in (("compose v2", facts.compose), ("buildx", facts.buildx)) if not there]
     packaged = facts.root and can_install(facts)
     if facts.engine:
-        if not facts.sys_resource and version(facts.engine) < (23,):
+        if not facts.sys_resource and number(facts.engine) < number("23"):
             raise Failure(
                 f"Docker {facts.engine} cannot run privileged containers on a host without CAP_SYS_RESOURCE: "
                 "remove it (apt-get remove docker.io) and run this again, or install Docker 23 or newer"
@@ -103,19 +105,8 @@ def decide(facts: Facts) -> list[Action]:
 
 
 def can_install(facts: Facts) -> bool:
-    oldest = {"debian": (12,), "ubuntu": (22, 4)}.get(facts.system)
-    return oldest is not None and version(facts.release) >= oldest
-
-
-def version(text: str) -> tuple[int, ...]:
-    """`26.1.5+dfsg1` -> (26, 1, 5)."""
-    numbers = []
-    for part in text.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
+    oldest = {"debian": "12", "ubuntu": "22.04"}.get(facts.system)
+    return oldest is not None and number(facts.release) >= number(oldest)
 
 
 def daemon_settings(mtu: int) -> dict[str, object]:
@@ -258,7 +249,7 @@ def _configure(facts: Facts) -> None:
     if DAEMON_JSON.exists() or not settings:
         return  # someone's own settings stand
     DAEMON_JSON.parent.mkdir(parents=True, exist_ok=True)
-    DAEMON_JSON.write_text(json.dumps(settings, indent=2) + "\n")
+    files.put(DAEMON_JSON, json.dumps(settings, indent=2) + "\n")
 
 
 def _start(facts: Facts) -> None:
@@ -270,15 +261,22 @@ def _start(facts: Facts) -> None:
         process = None
     else:
         process = _start_daemon()
-    deadline = time.monotonic() + START_SECONDS
-    while not succeeds(["docker", "version"]):
+
+    def look() -> str:
+        if succeeds(["docker", "version"], timeout_s=START_SECONDS):
+            return ""
         if process and process.poll() is not None:
             last = [line for line in ENGINE_LOG.read_text(errors="replace").splitlines() if line][-1]
             raise Failure(f"dockerd ended with {process.returncode}: {last}\n  log: {ENGINE_LOG}")
-        if time.monotonic() > deadline:
-            where = "journalctl -u docker" if facts.systemd else str(ENGINE_LOG)
-            raise Failure(f"dockerd does not answer after {START_SECONDS} s\n  log: {where}")
-        time.sleep(0.1)
+        return "dockerd"
+
+    where = "journalctl -u docker" if facts.systemd else str(ENGINE_LOG)
+    settled(
+        look,
+        START_SECONDS,
+        every_s=0.1,
+        late=lambda _: f"dockerd does not answer after {START_SECONDS} s\n  log: {where}",
+    )
 
 
 def _start_daemon() -> subprocess.Popen[bytes]:
@@ -304,6 +302,6 @@ def describe() -> dict[str, object]:
         "engine": facts.engine,
         "compose": facts.compose,
         "buildx": facts.buildx,
-        "cgroup": output(["docker", "info", "--format", "{{.CgroupVersion}}"]),
+        "cgroup": engine.facts()["CgroupVersion"],
         "mtu": facts.mtu,
     }

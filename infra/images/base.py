@@ -10,8 +10,8 @@ from infra.base.paths import cache
 from infra.base.process import logged
 from infra.host import apt, docker, engine
 
-RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
-
+# What is essential comes from the release alone; its updates, security's among them, have to be asked for.
+UPDATE = 'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes dist-upgrade'
 # mmdebstrap copies these from the host so that its own apt works.
 CLEAN = 'rm -f "$1/etc/resolv.conf" "$1/etc/hostname" "$1"/var/log/*.log "$1"/var/log/apt/*'
 # systemd fills an empty machine-id at the first boot; one in the image would be every machine's.
@@ -40,6 +40,7 @@ def unpack(
         "--format=tar",
         f"--include={','.join(packages)}",
         *options,
+        f"--customize-hook={UPDATE}",
         f"--customize-hook={CLEAN}",
         f"--customize-hook={MACHINE_ID}",
     ]

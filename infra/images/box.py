@@ -12,7 +12,13 @@ from infra.base.process import logged
 from infra.host import engine
 from infra.images import buildenv
 
-RECIPE = Path(__file__).read_text()  # this module is an input of what is made in its containers
+# Of an image whose containers boot: systemd is their first process
+BOOTS = (
+    # systemd takes this as "halt"; it does not end on SIGTERM
+    "STOPSIGNAL SIGRTMIN+3",
+    "ENV container=docker LANG=C.UTF-8",
+    'CMD ["/sbin/init"]',
+)
 
 
 @dataclass(frozen=True)

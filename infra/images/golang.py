@@ -11,6 +11,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra.base import download
 from infra.base.errors import Failure
@@ -18,6 +19,11 @@ from infra.base.once import only_one
 from infra.base.paths import cache
 from infra.base.process import answer
 from infra.base.progress import Step
+from infra.base.version import number
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
 
 PROXY = "https://proxy.golang.org"
 # Of golang.org/toolchain@v0.0.1-<version>.linux-<arch>.zip, as `go mod download` of it checked them against
@@ -27,7 +33,7 @@ DIGESTS = {
     "go1.26.8.linux-arm64": "02b36b6787b3ac767668f630e2998df45a3b1f9ffee08d1bf3ef6487cd658d99",
 }
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-FETCHES_ITSELF = (1, 21)  # the first go command that obeys a `toolchain` line
+FETCHES_ITSELF = "1.21"  # the first go command that obeys a `toolchain` line
 
 
 def wanted(go_mod: Path) -> str:
@@ -41,17 +47,16 @@ def wanted(go_mod: Path) -> str:
 def ensure(version: str, step: Step) -> tuple[Path, dict[str, str]]:
     """A go command, and the environment in which it is `version`."""
     own = shutil.which("go")
-    if own and _version(own) >= FETCHES_ITSELF:
+    if own and _version(own) >= number(FETCHES_ITSELF):
         return Path(own), {"GOTOOLCHAIN": version}
     return _fetched(version, step), {"GOTOOLCHAIN": "local"}
 
 
-def _version(go: str) -> tuple[int, ...]:
+def _version(go: str) -> "Version":
     try:
-        said = answer([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"})
+        return number(answer([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}))
     except Failure:
-        return ()
-    return tuple(int(part) for part in re.findall(r"\d+", said)[:2])
+        return number("")
 
 
 def _fetched(version: str, step: Step) -> Path:

@@ -10,9 +10,7 @@ from pathlib import Path
 from infra.base.paths import cache
 from infra.host import engine
 from infra.images import base, box, kube, programs
-from infra.images.node import SETTINGS
 
-RECIPE = Path(__file__).read_text() + kube.RECIPE  # all are inputs of what they make
 FIRST = "/usr/libexec/slipway/kind-entrypoint"
 VERSION = "kind/version"  # where kind reads which Kubernetes this is
 
@@ -41,7 +39,7 @@ def make(root: Path, images: dict[str, str], inputs: str, tag: str, log: Path) -
             this.script(folder / "preload")
             this.script(folder / "finish")
             # A command and no entrypoint, so that other programs can be run in the image, too.
-            settings = [*SETTINGS[:-1], f'CMD ["{FIRST}"]']
+            settings = [*box.BOOTS[:-1], f'CMD ["{FIRST}"]']
             this.commit(tag, [f"LABEL {engine.INPUTS}={inputs}", *settings])
 
 

@@ -26,7 +26,6 @@ from infra.images import box, golang, programs
 from infra.model.cluster import REGISTRY
 from infra.model.machine import read_machine
 
-RECIPE = Path(__file__).read_text() + box.RECIPE  # both modules are inputs of what they make
 PROGRAMS = ("kubernetes", "coredns", "training-operator", "kueue", "local-path-provisioner")
 PAUSE = "3.10.1"  # the version that kubeadm of this Kubernetes names; ours does what its pause does
 ETCD = "3.5.16"  # kubeadm chooses etcd's arguments by it; Debian 13's is this or a later 3.5

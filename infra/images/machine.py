@@ -7,10 +7,8 @@ machines of place `docker` from it, and Ansible finds on them what it finds on a
 from pathlib import Path
 
 from infra.host import apt, engine
-from infra.images import base
-from infra.images.node import SETTINGS
+from infra.images import base, box
 
-RECIPE = Path(__file__).read_text() + base.RECIPE  # both modules are inputs of what they make
 SUITES = {"debian-13": apt.DEBIAN_13, "debian-12": "bookworm"}
 
 
@@ -29,5 +27,5 @@ def make(root: Path, image: str, inputs: str, tag: str, log: Path) -> None:
     options = [f"--dpkgopt={line}" for line in base.lines(root / "images/base/dpkg.cfg")]
     options.append(f"--customize-hook=copy-in {folder}/root/etc /")
     options.append(f'--customize-hook=chroot "$1" bash < {folder}/finish')
-    settings = [f"LABEL {engine.INPUTS}={inputs}", *SETTINGS]
+    settings = [f"LABEL {engine.INPUTS}={inputs}", *box.BOOTS]
     base.unpack(SUITES[image], base.lines(folder / "packages"), options, settings, tag, log)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infra.base import files
 from infra.base.errors import Failure
+from infra.base.once import only_one
 from infra.base.paths import cache
 from infra.base.process import logged
 from infra.host import engine
-from infra.images import buildenv
-
-RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
+from infra.images import box, buildenv
 
 
 def sources(root: Path) -> list[Path]:
@@ -24,46 +24,23 @@ ROLES = ("common", "munge", "slurm", "node_exporter", "stack")  # those that ima
 # What sites edit and the role `slurm` copies into every node.
 NODE_FILES = ("health_check.py", "prolog.sh", "epilog.sh")
 
-SETTINGS = (
-    # systemd takes this as "halt"; it does not end on SIGTERM
-    "STOPSIGNAL SIGRTMIN+3",
-    "ENV container=docker LANG=C.UTF-8",
-    'CMD ["/sbin/init"]',
-)
-
 
 def make(root: Path, base: str, inputs: str, tag: str, log: Path) -> None:
-    """Build `node`. Packages come through a cache on this host, which does not stay in the image."""
-    container = f"slipway-build-node-{inputs}"
-    engine.remove_container(container)
-    archives = cache() / "apt" / "node"
-    (archives / "partial").mkdir(parents=True, exist_ok=True)
-    try:
-        logged(
-            [
-                *("docker", "run", "--detach", "--init", "--name", container),
-                *("--volume", f"{buildenv.folder()}:{buildenv.MOUNT}:ro"),
-                *("--volume", f"{archives}:/var/cache/apt/archives"),
-                *(base, "sleep", "infinity"),
-            ],
-            log,
-        )
-        with _variables(container) as variables:
+    """Build `node`, by the roles that also configure real machines."""
+    with box.opened(base, f"node-{inputs}", log) as this:
+        # apt does not wait for another that has the folder: a build of another checkout's node, say
+        with only_one(str(this.archives)), _variables(this.name) as variables:
             _play(
                 [
                     Path(sys.executable).with_name("ansible-playbook"),
-                    *("--inventory", f"{container},"),
+                    *("--inventory", f"{this.name},"),
                     *("--extra-vars", f"@{variables}"),
                     "image.yml",
                 ],
                 root / "ansible",
                 log,
             )
-        settings = [f"LABEL {engine.INPUTS}={inputs}", *SETTINGS]
-        changes = [word for setting in settings for word in ("--change", setting)]
-        logged(["docker", "commit", *changes, container, tag], log)
-    finally:
-        engine.remove_container(container)
+        this.commit(tag, [f"LABEL {engine.INPUTS}={inputs}", *box.BOOTS])
 
 
 def _play(command: list[str | Path], folder: Path, log: Path) -> None:
@@ -82,10 +59,8 @@ def _variables(container: str) -> Iterator[Path]:
     """Ansible's variables of this build: how to get out of it. A proxy's password may be in them, so they go."""
     file = cache() / "tmp" / f"{container}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    file.touch(mode=0o600)
     try:
-        file.write_text(json.dumps({"build_environment": buildenv.variables()}))
+        files.put(file, json.dumps({"build_environment": buildenv.variables()}), 0o600)
         yield file
     finally:
-        file.unlink()
+        file.unlink(missing_ok=True)

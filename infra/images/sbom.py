@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from infra.base import files
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, build
 from infra.base.process import run
@@ -39,9 +40,7 @@ def ensure(
         parts += [_python(stack, root)] if stack else []
         document = merge(name, of, parts)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(document, indent=1) + "\n")
-        part.replace(file)
+        files.put(file, json.dumps(document, indent=1) + "\n")
     return file
 
 

@@ -6,8 +6,6 @@ from infra.base.process import logged
 from infra.host import engine
 from infra.model import stacks
 
-RECIPE = Path(__file__).read_text()  # this module is an input of what it makes
-
 
 def make(folder: Path, base: str, inputs: str, tag: str, log: Path) -> None:
     """Build the image from a finished stack folder.

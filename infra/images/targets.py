@@ -17,11 +17,10 @@ from pathlib import Path
 from infra.base.errors import Failure, Mistake
 from infra.base.once import content_hash, only_one
 from infra.base.paths import CHECKOUT, build, cache
-from infra.base.process import succeeds
 from infra.base.progress import Step
-from infra.host import engine
+from infra.host import apt, engine
 from infra.images import base as image_base
-from infra.images import kind, kube, machine, programs, sbom, stackfolder
+from infra.images import kind, kube, machine, programs, recipe, sbom, stackfolder, updates
 from infra.images import node as image_node
 from infra.images import stack as image_stack
 from infra.images import verify as imageverify
@@ -70,14 +69,14 @@ def targets(root: Path = CHECKOUT) -> dict[str, Target]:
     base = _image(
         "base",
         None,
-        content_hash(root, image_base.sources(root), image_base.RECIPE),
+        _hash(root, "base", image_base.sources(root), apt.DEBIAN_13, *updates.generation()),
         gib=1,
         make=lambda this, log: image_base.make(root, this.inputs, this.where, log),
     )
     node = _image(
         "node",
         base,
-        content_hash(root, image_node.sources(root), image_node.RECIPE, base.inputs),
+        _hash(root, "node", image_node.sources(root), base.inputs),
         gib=3,
         make=lambda this, log: image_node.make(root, base.where, this.inputs, this.where, log),
     )
@@ -91,7 +90,7 @@ def _kind(root: Path, base: Target) -> tuple[Target, Target]:
     net = _image(
         "kube-net",
         base,
-        content_hash(root, kube.sources(root), kube.RECIPE, base.inputs),
+        _hash(root, "kube", kube.sources(root), base.inputs),
         gib=1,
         make=lambda this, log: kube.make_net(root, base.where, this.inputs, this.where, log),
     )
@@ -100,7 +99,7 @@ def _kind(root: Path, base: Target) -> tuple[Target, Target]:
     node = _image(
         "kind-node",
         net,
-        content_hash(root, kind.sources(root), kind.RECIPE, net.inputs, *compiled),
+        _hash(root, "kind", kind.sources(root), net.inputs, *compiled),
         gib=6,
         make=lambda this, log: kind.make(root, below, this.inputs, this.where, log),
         programs=kube.PROGRAMS,
@@ -113,7 +112,7 @@ def _machine(root: Path, image: str) -> Target:
     return _image(
         machine.name(image),
         None,
-        content_hash(root, machine.sources(root), machine.RECIPE, image),
+        _hash(root, "machine", machine.sources(root), image, *updates.generation()),
         gib=1,
         make=lambda this, log: machine.make(root, image, this.inputs, this.where, log),
     )
@@ -134,12 +133,17 @@ def _stack(root: Path, name: str, base: Target) -> tuple[Target, Target]:
     image = _image(
         f"stack-{name}",
         folder,
-        content_hash(root, [stacks.lock(root, name)], image_stack.RECIPE, base.inputs),
+        _hash(root, "stack", [stacks.lock(root, name)], base.inputs),
         gib=14,
         make=lambda this, log: image_stack.make(Path(folder.where), base.where, this.inputs, this.where, log),
         stack=name,
     )
     return folder, image
+
+
+def _hash(root: Path, maker: str, sources: list[Path], *more: str) -> str:
+    """The name's second half: what an image is made from, what makes it, and `more`, a parent's among it."""
+    return content_hash(root, [*sources, *recipe.files(maker, root)], *more)
 
 
 def _image(
@@ -293,6 +297,23 @@ def repair(target: Target, step: Step, root: Path = CHECKOUT) -> None:
     build_all([target.name], step, root)
 
 
+def ages(root: Path = CHECKOUT) -> list[updates.Age]:
+    """How old the packages of the built images are; of one that others are made from, theirs say it, too."""
+    built = [t for t in targets(root).values() if not t.folder and not t.stack and t.exists()]
+    parents = {target.parent for target in built}
+    return [updates.look(target.name, target.where) for target in built if target.name not in parents]
+
+
+def refresh(names: Sequence[str], step: Step, root: Path = CHECKOUT) -> dict[str, Built]:
+    """Build `names` with the packages that Debian has today. What could not be built leaves all as it was."""
+    before = updates.refresh()
+    try:
+        return build_all(names, step, root)
+    except BaseException:
+        updates.back(before)
+        raise
+
+
 def stale(root: Path = CHECKOUT) -> list[str]:
     """Images and stack folders of ours that this checkout does not name any more."""
     named = {target.where for target in targets(root).values()}
@@ -307,7 +328,7 @@ def prune(root: Path = CHECKOUT) -> list[str]:
 
 def _remove(where: str, mounted: set[str]) -> bool:
     if not where.startswith("/"):
-        return succeeds(["docker", "image", "rm", where], timeout_s=600)
+        return engine.remove_image(where)
     if {where, *map(str, Path(where).parents)} & mounted:
         return False
     stackfolder.remove(Path(where))

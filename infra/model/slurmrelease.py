@@ -1,6 +1,7 @@
 """Releases of Slurm: which Debian suite has which, and from which to which one may go in one step."""
 
 from infra.base.errors import Mistake
+from infra.base.version import number
 from infra.model.cluster import Cluster
 
 # packages.debian.org/source/slurm-wlm; sources.debian.org for those that are no more
@@ -39,7 +40,7 @@ def of(version: str) -> str:
 
 def newer(one: str, other: str) -> bool:
     """Whether release `one` came after `other`."""
-    return _number(one) > _number(other)
+    return number(one) > number(other)
 
 
 def refusal(before: str, after: str) -> str:
@@ -55,7 +56,3 @@ def refusal(before: str, after: str) -> str:
     if RELEASES.index(before) >= last - reach:
         return ""
     return f"Slurm {after} takes over from {oldest} and later, not from {before}: go by a release between"
-
-
-def _number(release: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in release.split("."))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.base.paths import CHECKOUT, cache
+from infra.base.version import number
 from infra.model import yamlfile
 from infra.model.hardware import Architecture, Capability, Profile, Version
 
@@ -139,4 +140,4 @@ def _compiled(stack: StackFile, capability: str) -> bool:
 
 def numbers(version: str) -> tuple[int, ...]:
     """`580.65.06` as (580, 65, 6), so that versions compare as numbers."""
-    return tuple(int(part) for part in version.split("."))
+    return number(version).release

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.base import files, paths
+from infra.base import files, keypair, paths
 from infra.base.errors import Failure
 from infra.base.lock import held
 from infra.base.process import output, persons
@@ -219,21 +219,16 @@ class Provisioner:
         file = self.folder / "secrets" / "pulumi-passphrase"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
-                new.write(secrets.token_urlsafe(32) + "\n")
+            files.put(file, secrets.token_urlsafe(32) + "\n", 0o600)
         return file
 
     def inputs(self) -> Inputs:
         """What the machines are made with: the key of Ansible, and on docker the image."""
-        key = self.folder / "secrets" / "admin"
-        if not key.exists():
-            key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            comment = f"slipway-{self.cluster.name}"
-            output(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", key])
+        public = keypair.ensure(self.folder / "secrets" / "admin", "slipway")
         image = ""
         if self.cluster.where.engine:
             image = targets.targets()[machine.name(self.cluster.spec.machines.image)].where
-        return Inputs(key.with_suffix(".pub").read_text().strip(), image)
+        return Inputs(public, image)
 
     # -- running it
 

@@ -6,6 +6,7 @@ Hosts are ranges and facts belong to groups, so that its size grows with the poo
 import re
 from typing import Any
 
+from infra.base.version import number
 from infra.model import hostlist, ports, shape
 from infra.model.cluster import Cluster, Pool
 from infra.model.hardware import Accelerators
@@ -152,4 +153,4 @@ def _pool(cluster: Cluster, pool: Pool) -> dict[str, Any]:
 
 def _capability(gpus: Accelerators) -> tuple[int, ...]:
     """9.0 as (9, 0); nothing known is nothing new."""
-    return tuple(int(part) for part in (gpus.compute_capability or "0.0").split("."))
+    return number(gpus.compute_capability or "").release

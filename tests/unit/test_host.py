@@ -8,7 +8,7 @@ import pytest
 
 from infra.base.errors import Failure
 from infra.host import docker
-from infra.host.docker import Action, Facts, daemon_settings, decide, version
+from infra.host.docker import Action, Facts, daemon_settings, decide
 
 BARE_DEBIAN_12 = Facts()
 WORKING = replace(
@@ -76,14 +76,6 @@ def test_networks_have_the_mtu_of_the_host_also_those_that_users_make() -> None:
     settings = daemon_settings(1400)
     assert settings["mtu"] == 1400
     assert settings["default-network-opts"] == {"bridge": {"com.docker.network.driver.mtu": "1400"}}
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [("26.1.5+dfsg1", (26, 1, 5)), ("20.10.24", (20, 10, 24)), ("22.04", (22, 4)), ("", ())],
-)
-def test_versions_compare_as_numbers(text: str, numbers: tuple[int, ...]) -> None:
-    assert version(text) == numbers
 
 
 def test_the_pid_file_of_another_boot_does_not_hold_the_engine_back(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,24 @@ import pytest
 from infra.base import once
 from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT
+from infra.base.progress import Step
 from infra.host.engine import need_disk
-from infra.images import buildenv, sbom, targets
+from infra.images import buildenv, recipe, sbom, targets, updates
 from infra.images.verify import compare_facts, compare_files, compare_lock, locked_versions
 from infra.model import stacks
 from infra.model.stacks import Stack, read_stacks
 
-INPUTS = ("ansible", "images", "programs", "slurm")
+INPUTS = ("ansible", "images", "infra/images", "programs", "slurm")
+IMAGES = {
+    "base",
+    "machine",
+    "machine-debian-12",
+    "node",
+    "stack-cuda13",
+    "stack-cuda12",
+    "kube-net",
+    "kind-node",
+}
 
 
 @pytest.fixture
@@ -49,6 +61,17 @@ def test_an_unchanged_checkout_gives_the_same_names(checkout: Path) -> None:
         ("images/stacks/cuda13/requirements.in", set()),
         ("ansible/roles/slurm/README.md", set()),
         ("ansible/roles/slurm/tasks/configure.yml", set()),
+        # how it is made: SETTINGS of an image that boots are in box.py, and were in nobody's name but node's
+        ("infra/images/base.py", IMAGES),
+        ("infra/images/box.py", IMAGES - {"base", "stack-cuda13", "stack-cuda12"}),
+        ("infra/images/buildenv.py", IMAGES - {"base", "stack-cuda13", "stack-cuda12"}),
+        ("infra/images/node.py", {"node"}),
+        ("infra/images/machine.py", {"machine", "machine-debian-12"}),
+        ("infra/images/kube.py", {"kube-net", "kind-node"}),
+        ("infra/images/kind.py", {"kind-node"}),
+        ("infra/images/stack.py", {"stack-cuda13", "stack-cuda12"}),
+        ("infra/images/programs.py", set()),
+        ("infra/images/targets.py", set()),
     ],
 )
 def test_a_changed_input_renames_what_is_made_from_it_and_nothing_else(
@@ -59,6 +82,61 @@ def test_a_changed_input_renames_what_is_made_from_it_and_nothing_else(
         text.write("# changed\n")
     after = names(checkout)
     assert {name for name in after if after[name] != before[name]} == changed
+
+
+def test_every_module_that_makes_an_image_is_in_its_name() -> None:
+    """Of infra/images, only what makes no image, or whose result is named by itself, is in no image's name."""
+    makers = ("base", "node", "machine", "stack", "kube", "kind")
+    found = {file.stem for maker in makers for file in recipe.files(maker, CHECKOUT)}
+    others = {file.stem for file in (CHECKOUT / recipe.FOLDER).glob("*.py")} - found
+    assert (
+        others
+        == {"__init__", "targets", "recipe", "updates", "verify", "probe", "sbom", "stackfolder"}
+        | recipe.RESULTS
+    )
+
+
+def test_a_refresh_renames_what_has_packages_and_a_failed_one_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = names(CHECKOUT)
+
+    def fails(*_: object) -> None:
+        raise Failure("no mirror")
+
+    with monkeypatch.context() as broken, pytest.raises(Failure, match="no mirror"):
+        broken.setattr(targets, "build_all", fails)
+        targets.refresh(["node"], Step("images", None))
+    assert names(CHECKOUT) == before
+    updates.refresh()
+    after = names(CHECKOUT)
+    assert {name for name in after if after[name] != before[name]} == IMAGES
+
+
+SIMULATED = """\
+NOTE: This is only a simulation!
+Inst libssl3t64 [3.5.1-1] (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])
+Inst tzdata [2025b-4] (2025b-4+deb13u1 Debian:13.2/stable, Debian:13-updates/stable-updates [all])
+Inst linux-new (1 Debian:13.2/stable [amd64])
+Conf libssl3t64 (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])
+"""
+
+
+def test_what_has_fixes_is_told_and_what_is_not_known_is_no_good_news() -> None:
+    found = updates.parse(SIMULATED)
+    assert [(each.package, each.security) for each in found] == [("libssl3t64", True), ("tzdata", False)]
+    built = datetime(2026, 1, 1, tzinfo=UTC)
+    now = built + timedelta(days=7, hours=3)
+    age = updates.Age("node", built, tuple(found))
+    assert age.said(now) == (
+        "node: packages of 2026-01-01, 7 days old; 1 with security fixes, 1 with other updates"
+    )
+    assert str(age.security[0]) == "libssl3t64 3.5.1-1 -> 3.5.1-1+deb13u1"
+    assert "none has an update" in updates.Age("node", built).said(now)
+    unknown = updates.Age("node", built, unknown="its mirror does not answer").said(now)
+    assert "not known: its mirror does not answer" in unknown
+    assert "none has an update" not in unknown
 
 
 def test_a_mode_and_a_name_count_as_content(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The operator brings driver, container toolkit, device plugin and DCGM to nodes; 
 
 from typing import Any
 
+from infra.base.version import number
 from infra.model.cluster import Cluster, Pool
 from infra.render.text import origin, yaml
 
@@ -30,7 +31,7 @@ def render(cluster: Cluster) -> dict[str, str]:
 def _values(pools: list[Pool]) -> dict[str, Any]:
     gpus = [pool.hardware.accelerators for pool in pools if pool.hardware.accelerators]
     # One operator serves all pools: the newest driver among them runs the older GPUs of the same branch too.
-    driver = max((each.driver or "0" for each in gpus), key=lambda text: [int(n) for n in text.split(".")])
+    driver = max((each.driver or "0" for each in gpus), key=number)
     return {
         "driver": {
             "enabled": True,
