@@ -12,6 +12,7 @@ from infra.base.process import output
 from infra.base.wait import until
 from infra.bench.figure import Figure, Result
 from infra.bench.world import World
+from infra.host import engine
 from infra.proof import run as job
 
 COLD_GOAL_S, WARM_GOAL_S, SECOND_GOAL_S, KILL_GOAL_S = 300, 45, 5, 60
@@ -230,7 +231,7 @@ def _recovery(world: World, run: job.Run, node: str) -> dict[str, float]:
         again = "Restarts=0 " not in facts and "JobState=RUNNING " in facts
         if "detection" not in marks and state.startswith("down"):
             marks["detection"] = now
-            output(["docker", "start", world.project.container(node)])
+            engine.start(world.project.container(node))
         elif "detection" in marks and "back" not in marks and state in ("idle", "mixed", "allocated"):
             marks["back"] = now
         if again:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra.base import paths
+from infra.base import keypair, paths
 from infra.base.errors import Failure
 from infra.base.progress import Step
 from infra.bench import world as worlds
@@ -240,7 +240,7 @@ def _many(count: int) -> Cluster:
 def _make(count: int) -> tuple[float, Cluster]:
     """Have Pulumi make them, and write what Ansible needs; the seconds are Pulumi's."""
     from infra.places import secrets
-    from infra.places.site import ssh, steps
+    from infra.places.site import steps
     from infra.places.site.site import Site
     from infra.render import render, write
 
@@ -249,7 +249,7 @@ def _make(count: int) -> tuple[float, Cluster]:
     folder = paths.build(cluster.name)
     write(render(cluster), folder)
     secrets.ensure(cluster.name)
-    ssh.ensure_key(folder / "secrets")
+    keypair.ensure(folder / "secrets" / "admin", "slipway")
     seconds, _ = _typed(lambda: steps.provision(Site(cluster), Step("machines", None)))
     return seconds, cluster
 

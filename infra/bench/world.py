@@ -25,6 +25,7 @@ from infra.host import engine
 from infra.images import targets
 from infra.model.load import load_cluster
 from infra.model.machine import read_machine
+from infra.places import owner
 from infra.places.kind.cluster import LABEL, Kind
 from infra.places.lab import down
 from infra.places.lab.compose import Project
@@ -34,6 +35,9 @@ SITE, MANY = "bench-site", "bench-many"  # clusters of machines; the second belo
 KIND = "bench-kind"  # the cluster of Kubernetes
 REPOSITORY = "slipway-bench"  # of the images that a fresh world builds
 FOLDER = paths.CHECKOUT / "build" / f".{NAME}"  # no cluster's name begins with a dot
+MACHINES = "slipway:cluster={}"  # the label of everything of a cluster of machines
+KINDS = f"{LABEL}=slipway-{KIND}"
+THINGS: tuple[engine.Kind, ...] = ("container", "network", "volume")  # each is used by those before it
 CACHES = ("UV_CACHE_DIR", "PIP_CACHE_DIR")  # they would lead out of a fresh world's cache
 
 
@@ -184,54 +188,42 @@ def _stack() -> str:
 
 def _no_foreign_cluster() -> None:
     """Raise Failure when the cluster that we are about to make, and to remove, is there and not ours."""
-    label = "com.docker.compose.project"
-    listed = ["docker", "ps", "--all", "--filter", f"label={label}={Project(NAME).name}"]
-    for folder in output([*listed, "--format", f'{{{{.Label "{label}.working_dir"}}}}']).splitlines():
-        if not Path(folder).is_relative_to(FOLDER):
-            raise Failure(f"a cluster called '{NAME}' runs from {folder}: remove it or wait for its end")
+    for facts in engine.containers(Project(NAME).label):
+        if not Path(owner.of(facts)).is_relative_to(FOLDER):
+            raise Failure(
+                f"a cluster called '{NAME}' runs from {owner.of(facts)}: remove it or wait for its end"
+            )
 
 
 def _no_foreign_machines() -> None:
     """Raise Failure when there are machines of ours whose state is not in this checkout."""
     for name, folder in ((SITE, FOLDER / "checkout" / "build" / SITE), (MANY, paths.build(MANY))):
-        if _labelled("container", name) and not (folder / "state").exists():
+        if engine.names("container", MACHINES.format(name)) and not (folder / "state").exists():
             raise Failure(f"machines of a cluster called '{name}' run from elsewhere: wait for their end")
-    if _kind_containers() and not (FOLDER / "checkout" / "build" / KIND / "kind.yaml").exists():
+    if engine.names("container", KINDS) and not (FOLDER / "checkout" / "build" / KIND / "kind.yaml").exists():
         raise Failure(f"a cluster called '{KIND}' runs from elsewhere: wait for its end")
 
 
 def remove_machines(name: str) -> None:
     """Remove everything that Docker has of a cluster of machines. Its state is to be removed with it."""
-    for kind in ("container", "network", "volume"):
-        found = _labelled(kind, name)
-        if found:
-            words = ["docker", kind, "rm", *(["--force", "--volumes"] if kind == "container" else [])]
-            output([*words, *found])
+    _remove_labelled(MACHINES.format(name))
 
 
 def remove_kind() -> None:
     """Remove everything that Docker has of the cluster of Kubernetes."""
-    for container in _kind_containers():
-        engine.remove_container(container)
-    label = f"label={LABEL}=slipway-{KIND}"
-    for network in output(["docker", "network", "ls", "--quiet", "--filter", label]).split():
-        output(["docker", "network", "rm", network])
+    _remove_labelled(KINDS)
 
 
-def _kind_containers() -> list[str]:
-    return output(["docker", "ps", "-aq", "--filter", f"label={LABEL}=slipway-{KIND}"]).split()
-
-
-def _labelled(kind: str, name: str) -> list[str]:
-    """Ids of the containers, networks or volumes of a cluster of machines."""
-    everything = ["--all"] if kind == "container" else []
-    asked = ["--quiet", "--filter", f"label=slipway:cluster={name}"]
-    return output(["docker", kind, "ls", *everything, *asked]).split()
+def _remove_labelled(label: str) -> None:
+    for kind in THINGS:
+        for name in engine.names(kind, label):
+            engine.remove(kind, name)
 
 
 def _no_other_build() -> None:
     """Raise Failure when images are being built: the containers for that would have the same names."""
-    builds = output(["docker", "ps", "--filter", "name=^slipway-build-", "--format", "{{.Names}}"]).split()
+    running = [str(facts["Name"]).lstrip("/") for facts in engine.containers() if facts["State"]["Running"]]
+    builds = [name for name in running if name.startswith("slipway-build-")]
     if builds:
         raise Failure(f"images are being built ({builds[0]}): wait for the end of that")
 
@@ -277,13 +269,12 @@ def _remove() -> None:
     down.remove(Project(NAME), volumes=True)
     remove_machines(SITE)
     remove_kind()
-    listed = ["docker", "image", "ls", "--filter", f"reference={REPOSITORY}/*"]
-    tags = output([*listed, "--format", "{{.Repository}}:{{.Tag}}"]).split()
-    for tag in tags:  # an interrupted build leaves its container
-        for container in output(["docker", "ps", "--all", "--quiet", "--filter", f"ancestor={tag}"]).split():
-            engine.remove_container(container)
-    if tags:
-        output(["docker", "image", "rm", *tags])
+    tags = engine.images(REPOSITORY)
+    for facts in engine.containers():  # an interrupted build leaves its container
+        if facts["Config"]["Image"] in tags:
+            engine.remove_container(facts["Name"].lstrip("/"))
+    for tag in tags:
+        engine.remove_image(tag)
     for name in ("checkout", "cache"):
         _remove_tree(FOLDER / name)
 

@@ -4,6 +4,8 @@ What each does in which place is in infra/places; here is only what a person typ
 """
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +31,16 @@ def place(file: Path) -> Place:
     return of(load_cluster(file))
 
 
+@contextmanager
+def changing(file: Path, *, removing: bool = False) -> Iterator[Place]:
+    """The same for a verb that changes the cluster: held, and only where it is this checkout's."""
+    from infra.places import owner
+
+    here = place(file)
+    with owner.working(here.cluster, removing=removing):
+        yield here
+
+
 @app.command()
 def up(
     cluster: File = LAB,
@@ -45,7 +57,8 @@ def up(
 
     if job:
         readable(CHECKOUT / job, job)
-    place(cluster).up(job, requeue=requeue)
+    with changing(cluster) as here:
+        here.up(job, requeue=requeue)
 
 
 def readable(file: Path, job: str) -> None:
@@ -74,7 +87,8 @@ def down(
 
     Example: python -m infra down --purge
     """
-    place(cluster).down(purge=purge)
+    with changing(cluster, removing=True) as here:
+        here.down(purge=purge)
 
 
 @app.command()
@@ -137,7 +151,11 @@ def verify(cluster: File = LAB) -> None:
 
     Example: python -m infra verify
     """
-    place(cluster).verify()
+    from infra.places import owner
+
+    here = place(cluster)
+    owner.refuse_others(here.cluster)
+    here.verify()
 
 
 @app.command("rotate-secrets")
@@ -146,7 +164,8 @@ def rotate_secrets(cluster: File = LAB) -> None:
 
     Running jobs end with their nodes and are requeued. Example: python -m infra rotate-secrets
     """
-    place(cluster).rotate()
+    with changing(cluster) as here:
+        here.rotate()
 
 
 @app.command()
@@ -182,7 +201,8 @@ def replace(
 
     Example: python -m infra replace clusters/site.yaml gpu-1 --requeue
     """
-    place(cluster).replace(node, requeue=requeue)
+    with changing(cluster) as here:
+        here.replace(node, requeue=requeue)
 
 
 @app.command()
@@ -197,4 +217,5 @@ def upgrade(
 
     Example: python -m infra upgrade clusters/site.yaml
     """
-    place(cluster).upgrade(back=back, requeue=requeue)
+    with changing(cluster) as here:
+        here.upgrade(back=back, requeue=requeue)

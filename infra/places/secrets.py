@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.base import paths
+from infra.base import files, paths
 
 # munge takes keys of 32 to 1024 bytes; its own mungekey makes 128; 32 bytes are a full HS256 key.
 FILES: dict[str, Callable[[], bytes]] = {
@@ -43,10 +43,5 @@ def _write(cluster: str, names: list[str]) -> list[str]:
     place.mkdir(parents=True, exist_ok=True)
     place.chmod(0o700)
     for name in names:
-        # In two steps, so that an interrupted run never leaves half a key; 0600 before the first byte is in.
-        part = place / f".{name}"
-        part.unlink(missing_ok=True)
-        part.touch(mode=0o600)
-        part.write_bytes(FILES[name]())
-        part.replace(place / name)
+        files.put(place / name, FILES[name](), 0o600)
     return names

@@ -78,8 +78,9 @@ def restarts(lab: Lab, run: job.Run) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """test_down.py ends the cluster, so it comes last."""
-    items.sort(key=lambda item: item.path.name == "test_down.py")
+    """Those that end the cluster come last."""
+    last = ("test_interrupted.py", "test_down.py")
+    items.sort(key=lambda item: last.index(item.path.name) if item.path.name in last else -1)
 
 
 @pytest.fixture(scope="session")

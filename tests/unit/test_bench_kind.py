@@ -13,6 +13,7 @@ from infra.bench import compiled, fake, kubernetes, scale, world
 from infra.bench.figure import Figure
 from infra.bench.scale import NEVER, Admission, Memory, Run
 from infra.bench.watch import Event, Watch
+from infra.host import engine
 from infra.images import programs
 from infra.places.kind.facts import JOB_LABEL
 
@@ -197,12 +198,12 @@ def test_every_program_of_kubernetes_is_among_them() -> None:
 def test_a_cluster_of_someone_else_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "FOLDER", tmp_path)
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
-    monkeypatch.setattr(world, "_labelled", lambda kind, name: [])
-    monkeypatch.setattr(world, "_kind_containers", lambda: ["c1"])
+    monkeypatch.setattr(engine, "names", lambda kind, *labels: ["c1"] if world.KINDS in labels else [])
     with pytest.raises(Failure, match="'bench-kind' runs from elsewhere"), world.alone():
         pass
     file = tmp_path / "checkout/build" / world.KIND / "kind.yaml"
     file.parent.mkdir(parents=True)
     file.touch()
+    monkeypatch.setattr(world, "remove_machines", lambda name: None)
     with world.alone():
         pass

@@ -14,6 +14,7 @@ from infra.bench import inventory, machines, run, world
 from infra.bench.figure import Result
 from infra.bench.run import ALL, IN_A_WORLD, WARM, world_of
 from infra.commands import bench
+from infra.host import engine
 from infra.model import shape
 from tests.checkout import LAPTOP
 
@@ -113,8 +114,8 @@ def test_machines_of_someone_else_are_not_removed(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(world, "FOLDER", tmp_path)
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
     monkeypatch.setattr(world, "remove_machines", removed.append)
-    monkeypatch.setattr(world, "_labelled", lambda kind, name: ["c1"] if name == world.SITE else [])
-    monkeypatch.setattr(world, "_kind_containers", list)
+    ours = world.MACHINES.format(world.SITE)
+    monkeypatch.setattr(engine, "names", lambda kind, *labels: ["c1"] if ours in labels else [])
     with pytest.raises(Failure, match="'bench-site' run from elsewhere"), world.alone():
         pass
     assert removed == []

@@ -15,7 +15,6 @@ from infra.places.site.applied import Applied, _digest
 from infra.places.site.plan import Item, Plan, Sums, explain, natural
 from infra.places.site.play import Played, Result
 from infra.places.site.site import Site, remote
-from infra.places.site.steps import usable
 from infra.render import render
 from tests.checkout import LAPTOP
 
@@ -70,13 +69,6 @@ def test_a_clouds_machines_are_reached_through_its_bastion(tmp_path: Path) -> No
     assert "Host bastion\n  HostName 192.0.2.1\n  ProxyJump none\n  ProxyCommand tunnel %h %p\n" in config
     assert config.rstrip().endswith("ProxyJump bastion")
     assert "bastion,192.0.2.1 ssh-ed25519 BBBB" in (tmp_path / "ssh/known_hosts").read_text()
-
-
-def test_the_key_pair_is_made_once_and_is_for_its_owner_only(tmp_path: Path) -> None:
-    key = ssh.ensure_key(tmp_path / "secrets")
-    first = key.read_bytes()
-    assert ssh.ensure_key(tmp_path / "secrets").read_bytes() == first
-    assert (key.stat().st_mode & 0o777, key.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=1))
@@ -182,16 +174,6 @@ def test_what_was_changed_live_is_told_with_both_values() -> None:
 )
 def test_values_are_compared_by_their_meaning(stated: str, shown: str, equal: bool) -> None:
     assert slurmconf.same(stated, shown) is equal
-
-
-@pytest.mark.parametrize("state", ["IDLE", "MIXED", "ALLOCATED", "DRAINED", "IDLE+DRAIN"])
-def test_a_node_that_slurm_hears_from_is_usable(state: str) -> None:
-    assert usable(state)
-
-
-@pytest.mark.parametrize("state", ["IDLE*", "DOWN", "DOWN*", "UNKNOWN*", "DRAINED*"])
-def test_a_silent_node_is_not(state: str) -> None:
-    assert not usable(state)
 
 
 def test_the_copy_of_the_checkout_is_the_same_bytes_for_the_same_files() -> None:

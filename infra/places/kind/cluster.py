@@ -1,6 +1,5 @@
 """The kind cluster of one cluster file: its names, its containers, its API server."""
 
-import json
 import subprocess
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from infra.base.progress import Step
 from infra.host import engine
 from infra.images import programs
 from infra.model.cluster import Cluster
+from infra.places import owner
 
 if TYPE_CHECKING:
     from infra.places.kind.api import Api
@@ -85,16 +85,11 @@ class Kind:
 
     def containers(self) -> list[Container]:
         """Every container of the cluster, running or not, in the order of their names."""
-        ids = process.answer(["docker", "ps", "-aq", "--filter", f"label={LABEL}={self.name}"]).split()
-        if not ids:
-            return []
-        found: list[dict[str, Any]] = json.loads(process.answer(["docker", "inspect", *ids]))
-        return sorted((_container(facts) for facts in found), key=lambda container: container.name)
+        return [_container(facts) for facts in engine.containers(f"{LABEL}={self.name}")]
 
     def networks(self) -> list[str]:
         """The cluster's network, when it is there."""
-        names = process.output(["docker", "network", "ls", "--format", "{{.Name}}"]).splitlines()
-        return [name for name in names if name == self.network]
+        return [self.network for facts in engine.networks() if facts["Name"] == self.network]
 
     def kubectl(self, *words: str | Path) -> str:
         """What `kubectl WORDS` prints. Raises Failure with its last line of error."""
@@ -156,10 +151,10 @@ class Kind:
     def _network(self) -> None:
         """A network of the cluster's own, with the MTU of this host's link; kind takes one that is there."""
         assert self.cluster.machine, "a lab is on this machine"
-        mtu = f"com.docker.network.driver.mtu={self.cluster.machine.mtu}"
+        mtu = {"com.docker.network.driver.mtu": str(self.cluster.machine.mtu)}
         if not self.networks():
-            label = f"{LABEL}={self.name}"
-            process.output(["docker", "network", "create", "--label", label, "--opt", mtu, self.network])
+            # kind labels its containers with the cluster alone; the network says whose that is
+            engine.make_network(self.network, {LABEL: self.name, **owner.labels()}, mtu)
 
     def delete(self) -> tuple[int, int]:
         """Remove containers with their volumes, network and kubeconfig; how many containers and networks.
@@ -171,7 +166,7 @@ class Kind:
             engine.remove_container(name)
         networks = self.networks()
         for network in networks:
-            process.output(["docker", "network", "rm", network])
+            engine.remove("network", network)
         self.kubeconfig.unlink(missing_ok=True)
         return len(containers), len(networks)
 

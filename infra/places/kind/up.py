@@ -12,9 +12,8 @@ from pathlib import Path
 from infra.base.errors import Failure
 from infra.base.once import content_hash
 from infra.base.paths import CHECKOUT
-from infra.base.process import output
 from infra.base.progress import Step, console, step
-from infra.host import docker
+from infra.host import docker, engine
 from infra.images import programs, targets
 from infra.model.cluster import Cluster
 from infra.model.show import headline
@@ -144,7 +143,7 @@ def _restart(kind: Kind) -> list[str]:
     """Start the containers that stand still; what people call them."""
     still = [container.name for container in kind.containers() if container.state != "running"]
     for container in still:
-        output(["docker", "start", container])
+        engine.start(container)
     return [kind.called(container) for container in still]
 
 

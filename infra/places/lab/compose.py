@@ -1,13 +1,20 @@
 """The Docker Compose project of one lab cluster, and the machines (containers) in it."""
 
 import contextlib
-import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from infra.base import paths, process
 from infra.base.errors import Failure
+from infra.host import engine
+from infra.model import nodestate
+
+SERVICES = ("db", "slurmdbd", "slurmctld", "login")  # of compose.yaml, before the nodes
+ANSWER_S = 20  # for slurmctld to say what its nodes are
+# util-linux has it wherever Debian's and Ubuntu's Docker is: the child gets SIGTERM when its parent is gone.
+TOGETHER = ("setpriv", "--pdeathsig", "TERM")
 
 
 @dataclass(frozen=True)
@@ -36,26 +43,42 @@ class Project:
     def name(self) -> str:
         return f"slipway-{self.cluster}"
 
+    @property
+    def label(self) -> str:
+        """What Compose puts on everything of the project."""
+        return f"com.docker.compose.project={self.name}"
+
     def compose(self, *words: str, log: Path) -> None:
-        """Run `docker compose` on this project, with its output in `log`."""
-        process.logged(
-            ["docker", "compose", "--project-directory", self.folder, "--progress", "plain", *words], log
-        )
+        """Run `docker compose` on this project, with its output in `log`; it ends when this process does.
+
+        A run that is killed must not leave one behind that goes on making what the next command removes.
+        """
+        command: list[str | Path] = [
+            "docker",
+            "compose",
+            "--project-directory",
+            self.folder,
+            "--progress",
+            "plain",
+            *words,
+        ]
+        together = list(TOGETHER) if shutil.which(TOGETHER[0]) else []
+        try:
+            process.logged([*together, *command], log)
+        except Failure as failure:
+            raise Failure(str(failure).replace(f"{TOGETHER[0]} failed", "docker compose failed", 1)) from None
 
     def containers(self) -> list[Node]:
         """Every container of the project, running or not, in the order of their names."""
-        ids = process.answer(
-            ["docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}"]
-        ).split()
-        if not ids:
-            return []
-        found: list[dict[str, Any]] = json.loads(process.answer(["docker", "inspect", *ids]))
-        return sorted((_node(facts) for facts in found), key=lambda node: node.container)
+        return [_node(facts) for facts in engine.containers(self.label)]
 
-    def leftovers(self, kind: str) -> list[str]:
-        """Names of what Docker still has of this project; kind is `volume` or `network`."""
-        label = f"label=com.docker.compose.project={self.name}"
-        return process.answer(["docker", kind, "ls", "--filter", label, "--format", "{{.Name}}"]).split()
+    def network(self) -> dict[str, Any] | None:
+        """The project's network, when it is there."""
+        return next(iter(engine.networks(self.label)), None)
+
+    def leftovers(self, kind: Literal["network", "volume"]) -> list[str]:
+        """Names of what Docker still has of this project."""
+        return engine.names(kind, self.label)
 
     @property
     def login(self) -> str:
@@ -87,6 +110,10 @@ class Project:
         """What `words` print on `node`. Raises Failure with the last line of error."""
         where = ["--workdir", str(cwd)] if cwd else []
         return process.output(["docker", "exec", "--user", user, *where, self.container(node), *words])
+
+    def slurm_nodes(self) -> dict[str, nodestate.Node]:
+        """What slurmctld says of its nodes. Raises Failure when it does not answer."""
+        return nodestate.parse(self.run("slurmctld", "timeout", str(ANSWER_S), *nodestate.ASK))
 
     def require_up(self) -> None:
         """Raise Failure unless the login node is there and running."""

@@ -1,14 +1,17 @@
 """`make cluster-down`: remove containers and network; with PURGE=1 volumes and secrets as well."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 from infra.base.errors import Failure
-from infra.base.process import output
 from infra.base.progress import console, step
-from infra.host import docker
+from infra.base.wait import settled
+from infra.host import docker, engine
 from infra.model.cluster import Cluster
 from infra.places import secrets
 from infra.places.lab.compose import Project
+
+GONE_S = 60  # for everything to be gone, also what the engine is still making for a run that was killed
 
 
 def down(cluster: Cluster, *, purge: bool) -> None:
@@ -16,8 +19,7 @@ def down(cluster: Cluster, *, purge: bool) -> None:
     project = Project(cluster.name)
     if not docker.ready():
         raise Failure("the Docker engine does not answer, so nothing was removed; run: make host")
-    there = project.containers() or (purge and project.leftovers("volume"))
-    if there:
+    if _there(project, volumes=purge):
         with step("cluster") as this:
             containers, volumes = remove(project, volumes=purge)
             this.did(f"{containers} containers removed" + (f", {volumes} volumes" if volumes else ""))
@@ -37,12 +39,27 @@ def down(cluster: Cluster, *, purge: bool) -> None:
 
 def remove(project: Project, *, volumes: bool) -> tuple[int, int]:
     """Remove what Docker has of the cluster; returns how many containers and volumes that were."""
-    names = [node.container for node in project.containers()]
-    if names:
-        output(["docker", "rm", "--force", "--volumes", *names])
-    for network in project.leftovers("network"):
-        output(["docker", "network", "rm", network])
-    kept = project.leftovers("volume") if volumes else []
-    if kept:
-        output(["docker", "volume", "rm", *kept])
-    return len(names), len(kept)
+    removed: set[tuple[engine.Kind, str]] = set()
+
+    def look() -> str:
+        there = _there(project, volumes=volumes)
+        try:
+            for kind in ("container", "network", "volume"):  # each is used by those before it
+                mine = [name for of, name in there if of == kind]
+                with ThreadPoolExecutor(max_workers=8) as pool:
+                    list(pool.map(lambda name, kind=kind: engine.remove(kind, name), mine))
+        except Failure as failure:  # used by what the engine is still making or removing
+            return str(failure)
+        removed.update(there)
+        return ", ".join(name for _, name in _there(project, volumes=volumes))
+
+    settled(look, GONE_S, late=lambda left: f"not removed: {left}")
+    kinds = [kind for kind, _ in removed]
+    return kinds.count("container"), kinds.count("volume")
+
+
+def _there(project: Project, *, volumes: bool) -> list[tuple[engine.Kind, str]]:
+    """What Docker has of the cluster."""
+    found: list[tuple[engine.Kind, str]] = [("container", node.container) for node in project.containers()]
+    found += [("network", name) for name in project.leftovers("network")]
+    return found + ([("volume", name) for name in project.leftovers("volume")] if volumes else [])

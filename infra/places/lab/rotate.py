@@ -4,7 +4,7 @@ from infra.base.progress import step
 from infra.model.cluster import Cluster
 from infra.places import secrets
 from infra.places.lab.compose import Project
-from infra.places.lab.up import restart, wait_for_slurm
+from infra.places.lab.up import restart, wait_for_a_job, wait_for_slurm
 
 
 def rotate(cluster: Cluster) -> None:
@@ -16,5 +16,6 @@ def rotate(cluster: Cluster) -> None:
         this.did(f"{', '.join(names)} made anew")
     with step("cluster") as this:
         restart(project, this)
-        wait_for_slurm(project, cluster)
+        wait_for_slurm(project, cluster, this)
+        wait_for_a_job(project, cluster, this)
         this.did(f"{len(project.containers())} nodes restarted with them")

@@ -10,8 +10,9 @@ from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, cache
 from infra.base.process import run
 from infra.base.progress import console
+from infra.model import nodestate
 from infra.model.cluster import Cluster
-from infra.places.lab.compose import Project
+from infra.places.lab.compose import SERVICES, Node, Project
 from infra.proof import table
 
 
@@ -23,20 +24,8 @@ def project(cluster: Cluster) -> Project:
 def collect(project: Project) -> dict[str, Any]:
     """Everything that `status` shows, as plain values."""
     containers = project.containers()
-    slurm = _slurm_nodes(project)
-    nodes = [
-        {
-            "name": node.name,
-            "container": node.container,
-            "state": node.state,
-            "health": node.health,
-            "address": ", ".join(node.addresses),
-            "slurm": slurm.get(node.name, {}).get("state", ""),
-            "reason": slurm.get(node.name, {}).get("reason", ""),
-            "ok": node.health == "healthy" and not slurm.get(node.name, {}).get("reason"),
-        }
-        for node in containers
-    ]
+    slurm, silence = _slurm_nodes(project) if containers else ({}, "")
+    nodes = [_row(node, slurm, silence) for node in containers]
     return {
         "cluster": project.cluster,
         "nodes": nodes,
@@ -49,15 +38,34 @@ def collect(project: Project) -> dict[str, Any]:
     }
 
 
-def _slurm_nodes(project: Project) -> dict[str, dict[str, str]]:
-    try:
-        lines = project.run("login", "sinfo", "-h", "-N", "-o", "%N|%T|%E").splitlines()
-    except Failure:
-        return {}
-    rows = (line.split("|", 2) for line in lines)
+def _row(node: Node, slurm: dict[str, nodestate.Node], silence: str) -> dict[str, Any]:
+    """What is known of one node. Where the controller is silent nothing is known of those that run jobs."""
+    ok, state, reason = node.health == "healthy", "", ""
+    if node.name == "slurmctld" and silence:
+        ok, reason = False, silence
+    elif node.name not in SERVICES and silence:
+        ok, reason = False, "slurmctld does not answer"
+    elif node.name not in SERVICES:
+        found = slurm.get(node.name, nodestate.Node(node.name))
+        ok, state, reason = ok and found.well, found.state, found.reason
     return {
-        name: {"state": state, "reason": "" if reason == "none" else reason} for name, state, reason in rows
+        "name": node.name,
+        "container": node.container,
+        "state": node.state,
+        "health": node.health,
+        "address": ", ".join(node.addresses),
+        "slurm": state,
+        "reason": reason,
+        "ok": ok,
     }
+
+
+def _slurm_nodes(project: Project) -> tuple[dict[str, nodestate.Node], str]:
+    """What the controller says of its nodes, and why it does not; one of the two is empty."""
+    try:
+        return project.slurm_nodes(), ""
+    except Failure as failure:
+        return {}, f"does not answer: {failure}"
 
 
 def _jobs(project: Project) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 import shutil
 
-from infra.base import lock
 from infra.base.errors import Failure
 from infra.base.progress import console, step
 from infra.host import docker
@@ -25,7 +24,7 @@ def down(cluster: Cluster, *, purge: bool) -> None:
         if site.file.is_file():
             for machine in site.machines:
                 ssh.hang_up(site, machine.name)
-        with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"), step("machines") as this:
+        with step("machines") as this:
             Provisioner(cluster, this).destroy(this)
         for name in ("machines.json", "applied.json", "state.json"):
             (site.folder / name).unlink(missing_ok=True)

@@ -128,7 +128,8 @@ def _backup(site: Site, release: str) -> str:
 
 
 def _empty(site: Site, this: Step, *, requeue: bool) -> None:
-    nodes = [node for node in site.cluster.nodes if node in retire.states(site)]
+    known = retire.nodes_of(site)
+    nodes = [node for node in site.cluster.nodes if node in known]
     moved = retire.drain(site, nodes, this, requeue=requeue, reason=BACK_REASON)
     this.did(f"{hostlist.compress(tuple(nodes))} empty" + (f", {moved} jobs requeued" if moved else ""))
 

@@ -1,9 +1,7 @@
 """What slurmctld runs with, beside its own file: asked for, and put right."""
 
-import time
-
-from infra.base.errors import Failure
 from infra.base.progress import Step
+from infra.base.wait import settled
 from infra.places.site import slurmconf
 from infra.places.site.site import Site
 
@@ -30,13 +28,18 @@ def put_right(site: Site, this: Step) -> list[str]:
         return []
     this.doing("slurmctld reads its configuration again")
     site.run(site.controller, "scontrol", "reconfigure")
-    deadline = time.monotonic() + WAIT_S
-    while left := differences(site):
-        if time.monotonic() > deadline:
-            raise Failure(
-                f"slurmctld still runs with {_said(left[0])}; on {site.controller}: systemctl restart slurmctld"
-            )
-        time.sleep(0.5)
+
+    def look() -> str:
+        left = differences(site)
+        return _said(left[0]) if left else ""
+
+    settled(
+        look,
+        WAIT_S,
+        late=lambda left: (
+            f"slurmctld still runs with {left}; on {site.controller}: systemctl restart slurmctld"
+        ),
+    )
     return [_said(one) for one in found]
 
 

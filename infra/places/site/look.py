@@ -10,9 +10,9 @@ from rich.table import Table
 from infra.base.errors import Failure, Mistake
 from infra.base.process import become, run
 from infra.base.progress import console
+from infra.model import nodestate
 from infra.model.cluster import Cluster
-from infra.places.site import retire
-from infra.places.site.site import Site, remote
+from infra.places.site.site import Machine, Site, remote
 from infra.proof import table
 
 JOURNAL = ["journalctl", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=40"]
@@ -25,25 +25,35 @@ def collect(site: Site) -> dict[str, Any]:
     """Everything that `status` shows, as plain values."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = dict(pool.map(lambda m: (m.name, _answer(site, m.name)), site.machines))
-    slurm: dict[str, str] = {}
-    reasons: dict[str, str] = {}
+    slurm: dict[str, nodestate.Node] = {}
     jobs: list[dict[str, str]] = []
-    if not answers[site.controller]:
-        slurm = retire.states(site)
-        reasons = retire.reasons(site)
-        jobs = table.listed(site, site.controller)
-    machines = [
-        {
-            "name": m.name,
-            "address": m.address,
-            "hardware": m.hardware,
-            "slurm": slurm.get(m.name, "").lower(),
-            "reason": answers[m.name] or reasons.get(m.name, ""),
-            "ok": not answers[m.name] and not reasons.get(m.name),
-        }
-        for m in site.machines
-    ]
+    silence = answers[site.controller]
+    if not silence:
+        try:
+            slurm = nodestate.parse(site.run(site.controller, *nodestate.ASK, timeout_s=ANSWER_S))
+            jobs = table.listed(site, site.controller)
+        except Failure as failure:
+            silence = answers[site.controller] = f"slurmctld does not answer: {failure}"
+    machines = [_row(m, answers[m.name], slurm, silence) for m in site.machines]
     return {"cluster": site.name, "machines": machines, "jobs": jobs}
+
+
+def _row(machine: Machine, wrong: str, slurm: dict[str, nodestate.Node], silence: str) -> dict[str, Any]:
+    """What is known of one machine. Where the controller is silent nothing is known of those that run jobs."""
+    reason, state, ok = wrong, "", not wrong
+    if "compute" in machine.parts and not silence:
+        node = slurm.get(machine.name, nodestate.Node(machine.name))
+        state, reason, ok = node.state, wrong or node.reason, ok and node.well
+    elif "compute" in machine.parts:
+        reason, ok = wrong or "slurmctld does not answer", False
+    return {
+        "name": machine.name,
+        "address": machine.address,
+        "hardware": machine.hardware,
+        "slurm": state,
+        "reason": reason,
+        "ok": ok,
+    }
 
 
 def _answer(site: Site, name: str) -> str:

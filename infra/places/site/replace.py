@@ -6,12 +6,12 @@ goes on: build/<cluster>/replace.json says which machine is to go.
 """
 
 import json
-import time
 
-from infra.base import files, lock
+from infra.base import files
 from infra.base.errors import Failure, Mistake
 from infra.base.progress import Step, console, step
-from infra.model import hostlist
+from infra.base.wait import settled
+from infra.model import hostlist, nodestate
 from infra.model.cluster import Cluster
 from infra.model.shape import parts
 from infra.places.site import release, retire, ssh
@@ -20,7 +20,6 @@ from infra.places.site.steps import WAIT_S, configure, prepare, provision, repor
 
 REASON = "slipway: is replaced"
 KEEPS = {"db": "the accounting database", "slurmdbd": "the accounting service", "slurmctld": "Slurm's state"}
-READY = ("IDLE", "MIXED", "ALLOCATED", "COMPLETING", "PLANNED", "RESERVED", "MAINT")
 
 
 def machine(cluster: Cluster, node: str, *, requeue: bool) -> None:
@@ -29,8 +28,7 @@ def machine(cluster: Cluster, node: str, *, requeue: bool) -> None:
     site = Site(cluster)
     _refuse(site, node)
     prepare(cluster)
-    with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"):
-        now = again(site, node, requeue=requeue)
+    now = again(site, node, requeue=requeue)
     console.print(f"{cluster.name}: {node} is a new machine, {now.hardware} at {now.address}")
 
 
@@ -79,9 +77,9 @@ def _machine(site: Site, node: str) -> Machine:
 
 
 def _drain(site: Site, node: str, this: Step, *, requeue: bool) -> None:
-    state = retire.states(site).get(node, "")
+    found = retire.nodes_of(site).get(node)
     moved = retire.drain(site, [node], this, requeue=requeue, reason=REASON)
-    words = "gone already" if not state or state.endswith("*") else "empty"
+    words = "empty" if found and found.answers else "gone already"
     this.did(f"{node} {words}" + (f", {moved} jobs requeued" if moved else ""))
 
 
@@ -89,23 +87,26 @@ def _take_back(site: Site, now: Machine, *, moved: bool, this: Step) -> None:
     """Wait until Slurm hears from the new machine, and let it run jobs again."""
     if moved:  # slurmctld remembers addresses
         retire.control(site, "reconfigure")
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        state = retire.states(site).get(now.name, "")
-        if not state.endswith("*"):
-            if state.startswith(("DRAIN", "DOWN")):
-                retire.control(site, "update", f"NodeName={now.name}", "State=RESUME")
-            elif state.split("+")[0] in READY:
-                break
-        this.doing(f"waiting for {now.name}, which is {state.lower() or 'not known'}")
-        if time.monotonic() > deadline:
-            raise Failure(
-                f"Slurm does not hear from {now.name} ({state.lower() or 'not known'});"
-                f" see: make logs CLUSTER={site.cluster.file} NODE={now.name}; then the same command again"
-            )
-        time.sleep(0.5)
+    found = nodestate.Node(now.name)
+
+    def look() -> str:
+        nonlocal found
+        found = retire.nodes_of(site).get(now.name, nodestate.Node(now.name))
+        if found.answers and found.out:
+            retire.control(site, "update", f"NodeName={now.name}", "State=RESUME")
+        return "" if found.takes else f"{now.name}, which is {found.state}"
+
+    settled(
+        look,
+        WAIT_S,
+        step=this,
+        late=lambda _: (
+            f"Slurm does not hear from {now.name} ({found.state});"
+            f" see: make logs CLUSTER={site.cluster.file} NODE={now.name}; then the same command again"
+        ),
+    )
     site.run(now.name, "/usr/libexec/slipway/health-check")
-    this.did(f"{now.name} {state.lower()}, healthy")
+    this.did(f"{now.name} {found.state}, healthy")
 
 
 # -- what a run that was interrupted has begun

@@ -1,11 +1,11 @@
 """Taking nodes out of service before their machines go: drained, then waited for until no job is on them."""
 
 import re
-import time
 
 from infra.base.errors import Failure
 from infra.base.progress import Step
-from infra.model import hostlist
+from infra.base.wait import settled
+from infra.model import hostlist, nodestate
 from infra.places.site.site import Site
 
 REASON = "slipway: leaves the cluster"
@@ -28,48 +28,46 @@ def drain(site: Site, nodes: list[str], step: Step, *, requeue: bool, reason: st
 
     Returns how many jobs were requeued. Nodes that Slurm does not know, or has lost, have no jobs.
     """
-    known = states(site)
+    known = nodes_of(site)
     there = [node for node in nodes if node in known]
     if not there:
         return 0
     hosts = hostlist.compress(there)
     control(site, "update", f"NodeName={hosts}", "State=DRAIN", f"Reason={reason}")
     moved = 0
-    begin = time.monotonic()
-    while True:
+    running: list[str] = []
+
+    def look() -> str:
+        nonlocal moved, running
         jobs = ask(site, "squeue", "-h", "-w", hosts, "-t", "R,CG,S,CF", "-o", "%A %t").splitlines()
         running = [line.split()[0] for line in jobs if line.split()[1] != "CG"]
-        if not jobs:
-            return moved
         if requeue and running:
             control(site, "requeue", ",".join(running))
             moved += len(running)
-        step.doing(
-            f"{hosts}: waiting for {'jobs' if len(jobs) > 1 else 'job'} {', '.join(running) or 'to end'}"
-        )
-        if time.monotonic() - begin > WAIT_S:
-            raise Failure(f"jobs {', '.join(running)} still run on {hosts}; requeue them: REQUEUE=1")
-        time.sleep(ASK_S)
+        which = "jobs" if len(jobs) > 1 else "job"
+        return f"{which} {', '.join(running) or 'to end'} on {hosts}" if jobs else ""
+
+    settled(
+        look,
+        WAIT_S,
+        every_s=ASK_S,
+        step=step,
+        late=lambda _: f"jobs {', '.join(running)} still run on {hosts}; requeue them: REQUEUE=1",
+    )
+    return moved
 
 
 def resume(site: Site, nodes: list[str]) -> None:
     """Give nodes that we drained back to the scheduler; those that someone else drained stay so."""
-    why = reasons(site)
-    ours = [node for node in nodes if why.get(node, "").startswith("slipway: ")]
+    known = nodes_of(site)
+    ours = [node for node in nodes if node in known and known[node].reason.startswith("slipway: ")]
     if ours:
         control(site, "update", f"NodeName={hostlist.compress(ours)}", "State=RESUME")
 
 
-def reasons(site: Site) -> dict[str, str]:
-    """Why nodes are drained or down; only those that are."""
-    lines = ask(site, "sinfo", "-R", "-h", "-N", "-o", "%N|%E").splitlines()
-    return dict(line.split("|", 1) for line in lines)
-
-
-def states(site: Site) -> dict[str, str]:
-    """Every node that slurmctld knows with its state, in capitals."""
-    lines = ask(site, "sinfo", "-h", "-N", "-o", "%N %T").splitlines()
-    return {line.split()[0]: line.split()[1].upper() for line in lines}
+def nodes_of(site: Site) -> dict[str, nodestate.Node]:
+    """Every node that slurmctld knows, with its state and why it is in it. Raises Failure."""
+    return nodestate.parse(ask(site, *nodestate.ASK))
 
 
 def control(site: Site, *words: str) -> str:
@@ -81,11 +79,17 @@ def ask(site: Site, *words: str) -> str:
 
     While the name of a machine that died resolves no more, slurmctld answers late: then it is asked again.
     """
-    deadline = time.monotonic() + LATE_S
-    while True:
+    answer = ""
+
+    def look() -> str:
+        nonlocal answer
         try:
-            return site.run(site.controller, *words)
+            answer = site.run(site.controller, *words)
         except Failure as failure:
-            if not re.search(BUSY, str(failure)) or time.monotonic() > deadline:
+            if not re.search(BUSY, str(failure)):
                 raise
-        time.sleep(ASK_S)
+            return str(failure)
+        return ""
+
+    settled(look, LATE_S, every_s=ASK_S, late=lambda said: said)
+    return answer

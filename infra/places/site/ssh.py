@@ -3,8 +3,8 @@
 import shlex
 from pathlib import Path
 
-from infra.base import paths
-from infra.base.process import output, succeeds
+from infra.base import files, paths
+from infra.base.process import succeeds
 from infra.places.site.site import Site
 
 CONFIG = """\
@@ -23,17 +23,6 @@ Host *
   ControlPath {control}
   ControlPersist 60
 """
-
-
-def ensure_key(folder: Path) -> Path:
-    """Ansible's key pair, `admin` and `admin.pub`, made when missing, for the owner's eyes only."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    key = folder / "admin"
-    if not key.is_file() or not key.with_suffix(".pub").is_file():
-        key.unlink(missing_ok=True)
-        output(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "slipway", "-f", key])
-    return key
 
 
 def write(site: Site) -> None:
@@ -62,8 +51,8 @@ def write(site: Site) -> None:
             known.append(f"bastion,{bastion['address']} {bastion['host_key']}\n")
         general += "  ProxyJump bastion\n"
     # ssh takes the first value that it finds, so that a machine's own lines come first
-    put(site.ssh_config, "".join(hosts) + general)
-    put(folder / "known_hosts", "".join(known))
+    files.differs(site.ssh_config, "".join(hosts) + general, 0o600)
+    files.differs(folder / "known_hosts", "".join(known), 0o600)
 
 
 def _quoted(path: Path, more: str = "") -> str:
@@ -77,12 +66,3 @@ def _quoted(path: Path, more: str = "") -> str:
 def hang_up(site: Site, host: str) -> None:
     """End the connection that ssh keeps open for the next command."""
     succeeds([*site.ssh(host)[:-1], "-O", "exit", host])
-
-
-def put(path: Path, text: str) -> bool:
-    """Make `path` hold `text`; whether it did not."""
-    if path.is_file() and path.read_text() == text:
-        return False
-    path.write_text(text)
-    path.chmod(0o600)
-    return True

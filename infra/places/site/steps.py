@@ -3,19 +3,19 @@
 import importlib.util
 import json
 import os
-import time
 from dataclasses import asdict
 from typing import Any
 
-from infra.base import files
+from infra.base import files, keypair
 from infra.base.errors import Failure
 from infra.base.paths import CHECKOUT, build
 from infra.base.process import logged
 from infra.base.progress import Step, console, step
+from infra.base.wait import settled
 from infra.host import docker as host
 from infra.images import targets
 from infra.images.machine import name as machine_image
-from infra.model import hostlist
+from infra.model import hostlist, nodestate
 from infra.model.cluster import Cluster
 from infra.places import secrets
 from infra.places.site import retire, ssh
@@ -24,6 +24,7 @@ from infra.places.site.site import Site
 from infra.render import render, write
 
 WAIT_S = 240  # for Slurm to hear from every node
+SHOWN = 5  # silent nodes that a message tells of
 
 
 def prepare(cluster: Cluster) -> None:
@@ -39,7 +40,7 @@ def prepare(cluster: Cluster) -> None:
     folder = build(cluster.name)
     write(render(cluster), folder)
     secrets.ensure(cluster.name)
-    ssh.ensure_key(folder / "secrets")
+    keypair.ensure(folder / "secrets" / "admin", "slipway")
 
 
 def tools(this: Step) -> None:
@@ -112,24 +113,18 @@ def variables(site: Site) -> dict[str, Any]:
 
 def wait_for_slurm(site: Site, this: Step) -> None:
     """Wait until slurmctld has heard from every node. Raises Failure that names the silent ones."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        states = retire.states(site)
-        silent = [node for node in site.cluster.nodes if not usable(states.get(node, "UNKNOWN*"))]
-        if not silent:
-            return
-        this.doing(f"waiting for {hostlist.compress(silent)}")
-        if time.monotonic() > deadline:
-            reasons = site.run(site.controller, "sinfo", "-R", "-h", "-o", "%n: %E")
-            said = reasons.replace("\n", "; ") or f"{silent[0]} is {states.get(silent[0], 'not known')}"
-            raise Failure(f"Slurm cannot use {hostlist.compress(silent)}: {said}")
-        time.sleep(0.5)
 
+    def silent() -> list[nodestate.Node]:
+        return nodestate.silent(site.cluster.nodes, retire.nodes_of(site))
 
-def usable(state: str) -> bool:
-    """Whether slurmctld hears from a node; one that a person drained is well, and not ours to resume."""
-    return not state.endswith("*") and state.split("+")[0] in (
-        *("IDLE", "MIXED", "ALLOCATED", "COMPLETING", "PLANNED", "DRAINED", "DRAINING", "RESERVED", "MAINT"),
+    def late(names: str) -> str:
+        return f"Slurm cannot use {names}: " + "; ".join(node.why for node in silent()[:SHOWN])
+
+    settled(
+        lambda: hostlist.compress([node.name for node in silent()]),
+        WAIT_S,
+        step=this,
+        late=late,
     )
 
 

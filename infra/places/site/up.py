@@ -5,7 +5,6 @@ Every phase looks first and does only what is missing. A run that was interrupte
 
 import time
 
-from infra.base import lock
 from infra.base.errors import Failure, Mistake
 from infra.base.progress import console, step
 from infra.model import hostlist
@@ -30,44 +29,43 @@ def up(cluster: Cluster, script: str, *, requeue: bool = False) -> None:
     cluster = release.held(cluster)
     site = Site(cluster)
     prepare(cluster)
-    with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"):
-        retire_nodes(site, requeue=requeue)
-        old = ids(site)
-        empty_doomed(site, requeue=requeue)
-        with step("machines") as this:
-            made = provision(site, this)
-        site = Site(cluster)
-        silent = power(site)
-        with step("configure") as this:
-            played = configure(site, this, concerned(site, old))
-        changed = made or bool(played.changed)
-        report(site, played)
-        if silent:
-            raise Failure(f"{len(silent)} management controllers do not answer, see above; the rest is done")
-        applied.save(site)
-        done = prove.Done.load(site.folder)
-        retire.resume(site, list(cluster.nodes))
-        if changed or not done.verified:
-            done.verified = False
-            done.save(site.folder)
-            with step("verify") as this:
-                wait_for_slurm(site, this)
-                verify.run(cluster, this)
-            done.verified = True
-            done.save(site.folder)
-        with step("slurm") as this:
-            found = live.put_right(site, this)
-            this.did(f"put right {', '.join(found)}" if found else "as rendered", changed=bool(found))
-        changed = changed or bool(found)
-        to_prove = bool(script) and not done.proved
-        if to_prove:
-            with step("job") as this:
-                this.doing("copying the checkout")
-                copy.push(site)
-                run = prove.prove(site, cluster.user, script, done, site.folder, this)
-            prove.say_what_it_learned(run)
-            done.proved = run.id
-            done.save(site.folder)
+    retire_nodes(site, requeue=requeue)
+    old = ids(site)
+    empty_doomed(site, requeue=requeue)
+    with step("machines") as this:
+        made = provision(site, this)
+    site = Site(cluster)
+    silent = power(site)
+    with step("configure") as this:
+        played = configure(site, this, concerned(site, old))
+    changed = made or bool(played.changed)
+    report(site, played)
+    if silent:
+        raise Failure(f"{len(silent)} management controllers do not answer, see above; the rest is done")
+    applied.save(site)
+    done = prove.Done.load(site.folder)
+    retire.resume(site, list(cluster.nodes))
+    if changed or not done.verified:
+        done.verified = False
+        done.save(site.folder)
+        with step("verify") as this:
+            wait_for_slurm(site, this)
+            verify.run(cluster, this)
+        done.verified = True
+        done.save(site.folder)
+    with step("slurm") as this:
+        found = live.put_right(site, this)
+        this.did(f"put right {', '.join(found)}" if found else "as rendered", changed=bool(found))
+    changed = changed or bool(found)
+    to_prove = bool(script) and not done.proved
+    if to_prove:
+        with step("job") as this:
+            this.doing("copying the checkout")
+            copy.push(site)
+            run = prove.prove(site, cluster.user, script, done, site.folder, this)
+        prove.say_what_it_learned(run)
+        done.proved = run.id
+        done.save(site.folder)
     if not changed and not to_prove:
         console.print(f"{cluster.name}: up, nothing to change ({time.monotonic() - begin:.1f} s)")
     console.print(next_line(cluster.file, "sbatch jobs/ddp.sbatch", "squeue"))

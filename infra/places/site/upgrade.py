@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from infra.base import lock
 from infra.base.errors import Failure, Mistake
 from infra.base.progress import Step, console, step
 from infra.model import hostlist, slurmrelease
@@ -63,12 +62,11 @@ def upgrade(cluster: Cluster, *, back: bool, requeue: bool) -> None:
     elif back and not slurm:
         raise Mistake(f"{cluster.file}: Slurm {after} is what runs; to go back, change software.slurm_suite")
     prepare(cluster)
-    with lock.held(site.folder / "cluster.lock", f"cluster '{site.name}'"):
-        if slurm and back:
-            downgrade.slurm(site, record, before, after, requeue=requeue)
-        elif slurm:
-            _slurm(site, record, before, after)
-        rolled = rollstack.roll(site, requeue=requeue)
+    if slurm and back:
+        downgrade.slurm(site, record, before, after, requeue=requeue)
+    elif slurm:
+        _slurm(site, record, before, after)
+    rolled = rollstack.roll(site, requeue=requeue)
     if not slurm and not rolled:
         console.print(f"{cluster.name}: Slurm {after} and the stack are what its file asks for")
 
@@ -156,8 +154,8 @@ def folder(site: Site, record: Record, host: str) -> None:
 def roll(site: Site, host: str, release: str, this: Step) -> None:
     """One login or compute node. A node takes no new job meanwhile; those that run there go on."""
     node = host in site.cluster.nodes
-    state = retire.states(site).get(host, "") if node else ""
-    ours = node and (not state.startswith("DRAIN") or retire.reasons(site).get(host) == REASON)
+    found = retire.nodes_of(site).get(host) if node else None
+    ours = node and (not found or not found.drained or found.reason == REASON)
     if ours:
         retire.control(site, "update", f"NodeName={host}", "State=DRAIN", f"Reason={REASON}")
     exchange.packages(site, [host], this)

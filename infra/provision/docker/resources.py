@@ -32,10 +32,13 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from infra.base.paths import CHECKOUT
+from infra.host.engine import OWNER as MADE_BY
 from infra.provision.docker.difference import machine_differences
 
 READY_S = 120  # from a container's start until its SSH server answers; 2 s here, a loaded host takes longer
 MINIMUM_MIB = 64
+WHOSE = {MADE_BY: str(CHECKOUT)}  # infra/places/owner.py asks for it
 OWNER = "slipway:cluster"  # the label of everything that is ours
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 FIRST_ADDRESS = 10  # of a network: the ones before are the gateway's and for people
@@ -72,7 +75,7 @@ class NetworkProvider(Provider):
                 driver="bridge",
                 ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=props["cidr"])]),
                 options={"com.docker.network.driver.mtu": str(int(props["mtu"]))},
-                labels=props["labels"],
+                labels=props["labels"] | WHOSE,
             )
         except docker.errors.APIError as error:
             if "overlaps" in str(error.explanation):
@@ -194,6 +197,11 @@ class MachineProvider(Provider):
             return
 
 
+def _asked(labels: dict[str, str]) -> dict[str, str]:
+    """Labels without WHOSE: what was made before there was one is no other thing."""
+    return {name: value for name, value in labels.items() if name not in WHOSE}
+
+
 def _need_ours(labels: dict[str, str] | None, what: str, props: Facts) -> None:
     """Never touch what someone else has made, whatever it is called."""
     owner = (labels or {}).get(OWNER)
@@ -210,7 +218,7 @@ def _network(found: Facts) -> Facts:
     return {
         "cidr": pools[0].get("Subnet"),
         "mtu": int((found["Options"] or {}).get("com.docker.network.driver.mtu", 0)),
-        "labels": found.get("Labels") or {},
+        "labels": _asked(found.get("Labels") or {}),
     }
 
 
@@ -243,7 +251,7 @@ def _make(props: Facts) -> None:
             name=props["container"],
             hostname=props["hostname"],
             environment=props["environment"],
-            labels=props["labels"],
+            labels=props["labels"] | WHOSE,
             stop_signal="SIGRTMIN+3",
             host_config=host,
             networking_config=api.create_networking_config({props["network"]: endpoint}),
@@ -376,7 +384,7 @@ def _machine(found: Facts, props: Facts) -> Facts:
         "mounts": mounts,
         "tmpfs": host.get("Tmpfs") or {},
         "privileged": host["Privileged"],
-        "labels": _own(config["Labels"] or {}, image["labels"], props["labels"]),
+        "labels": _own(_asked(config["Labels"] or {}), image["labels"], props["labels"]),
         "environment": _own(_variables(config["Env"]), image["environment"], props["environment"]),
         "connected": props["network"] in networks,
         "network_id": _network_id(networks, props),
