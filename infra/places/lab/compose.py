@@ -1,6 +1,7 @@
 """The Docker Compose project of one lab cluster, and the machines (containers) in it."""
 
 import contextlib
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
