@@ -7,6 +7,8 @@ from infra.base.paths import CHECKOUT
 from infra.model import stacks
 from infra.model.load import load_cluster, read_profile
 
+UNJUDGED = "Slurm's health check knows no accelerators of '{}': say why in not_applicable, or it is for Kubernetes only"
+
 
 def check(files: list[Path] | None = None, root: Path = CHECKOUT) -> dict[str, str]:
     """What is right about each file, by its name; all of hardware/ and clusters/ when none is named.
@@ -40,8 +42,11 @@ def _profile(path: Path, root: Path) -> str:
     profile = read_profile(path.absolute(), root)
     if profile.accelerators and profile.accelerators.kind == "tpu":
         return "right; for Kubernetes only, where its jobs bring their own image"
+    alone = (
+        "" if profile.judged else f"; {UNJUDGED.format(profile.accelerators and profile.accelerators.vendor)}"
+    )
     try:
-        return f"stack {stacks.choose(profile, stacks.read_stacks(root), {profile.architecture}).name}"
+        return f"stack {stacks.choose(profile, stacks.read_stacks(root), {profile.architecture}).name}{alone}"
     except ValueError as error:
         return f"right, but no software stack runs on it: {error}"
 

@@ -287,6 +287,12 @@ class Profile(Facts):
         return self.model_copy(update=changes)
 
     @property
+    def judged(self) -> bool:
+        """Whether the health check can tell of its accelerators, or is told why it need not."""
+        gpus = self.accelerators
+        return gpus is None or gpus.vendor in JUDGED or "accelerators" in self.not_applicable
+
+    @property
     def usable_mib(self) -> int:
         """Memory that the operating system shows at least, by which Slurm judges a node, in whole 100 MiB.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from infra.model import hostlist
 from infra.model.cluster import ClusterFile, Pool
-from infra.model.hardware import JUDGED, Profile
+from infra.model.hardware import Profile
 from infra.model.machine import Machine
 from infra.model.places import PLACES, Place
 from infra.model.stacks import Stack, choose
@@ -235,8 +235,7 @@ def fit(
             document.wrong(
                 key, f"'{profile.name}' states no accelerators.device_files, which Slurm binds jobs by"
             )
-        unknown = gpus.vendor not in JUDGED and "accelerators" not in profile.not_applicable
-        if unknown and not PLACES[place].here:
+        if not profile.judged and not PLACES[place].here:
             text = (
                 f"no health check knows accelerators of '{gpus.vendor}', so that its nodes would be drained;"
             )

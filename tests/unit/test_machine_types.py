@@ -1,6 +1,7 @@
 """What ships in hardware/, images/stacks/ and schemas/: right, complete, and chosen by facts."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from infra.model.check import check
 from infra.model.hardware import Accelerators
 from infra.model.load import load_profile, profile_names
 from infra.model.schema import COMMAND, schemas
+from tests.checkout import checkout, own_hardware
+from tests.unit.test_render import UNSEEN
 
 FIRST_LINE = "# yaml-language-server: $schema=../schemas/{}.schema.json"
 
@@ -157,3 +160,12 @@ def test_the_fabric_manager_is_for_switches_of_the_machine(name: str) -> None:
     """A DGX-1 has NVLink and no switch, a GB200 tray has its rack's: the service would fail there."""
     gpus = load_profile(name).accelerators
     assert gpus and gpus.fabric_manager == (name in ("a100-sxm-8x", "h100-sxm-8x", "b200-8x"))
+
+
+def test_check_says_when_nothing_can_tell_of_accelerators(tmp_path: Path) -> None:
+    root = checkout(tmp_path)
+    data = {key: value for key, value in UNSEEN.items() if key != "not_applicable"}
+    (own_hardware(root) / "quokka-3x.yaml").write_text(json.dumps(data))
+    [said] = check([Path("hardware/quokka-3x.yaml")], root).values()
+    end = "no accelerators of 'marsupial': say why in not_applicable, or it is for Kubernetes only"
+    assert said.endswith(end)
