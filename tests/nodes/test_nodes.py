@@ -87,6 +87,9 @@ def test_the_database_lets_nobody_in_before_slurmdbd_has_its_grant(node: Node) -
     if "db" in node.parts:
         said = node.host.check_output("mariadb --batch --skip-column-names --execute='SELECT @@init_file'")
         assert said == "/run/mysqld/slipway.sql"
+    if "slurmdbd" in node.parts:  # it tries again after five seconds, which a first start would wait for
+        journal = node.host.check_output("journalctl --boot --unit slurmdbd --output cat")
+        assert "is not allowed to connect" not in journal
 
 
 def test_accounting_knows_its_users(slurm_node: Node) -> None:
