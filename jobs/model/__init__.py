@@ -16,10 +16,19 @@ def of(shape: Any) -> Contract:
     return named(shape.name)
 
 
+def code(shape: Any) -> Path | None:
+    """The package or file of a model that is not one of these here: it shapes a run as this program does."""
+    spec = None if shape.name in _here() else importlib.util.find_spec(shape.name)
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or [])
+    return Path(places[0] if places else str(spec.origin))
+
+
 @cache
 def named(name: str) -> Contract:
     """The model of a folder here, or of a Python package. Raises Mistake."""
-    here = sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
+    here = _here()
     where = f"{__name__}.{name}" if name in here else name
     try:
         package = importlib.import_module(where) if name in here or _there(name) else None
@@ -36,6 +45,10 @@ def named(name: str) -> Contract:
     if not isinstance(found, Contract):
         raise Mistake(f"model.name: {name} has no MODEL that is a Contract of jobs/model/contract.py")
     return found
+
+
+def _here() -> list[str]:
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
 
 
 def _there(name: str) -> bool:

@@ -109,10 +109,10 @@ def vectors() -> str:
 
 
 def code(folder: Path | None = None) -> str:
-    """One hash of every Python file in a jobs/ folder, this program's own if none is named."""
+    """One hash of every Python file in a folder, or of one file; of this program's own jobs/ if none is named."""
     folder = folder or Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in [folder] if folder.is_file() else sorted(folder.rglob("*.py")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
         digest.update(content)

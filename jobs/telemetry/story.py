@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import config as configuration
+from jobs import model
 from jobs.cli.errors import Mistake
 from jobs.cluster import slurm
 from jobs.config import Config
@@ -194,6 +195,7 @@ class Story:
 
         ranks, phases, began = self.ranks, self.phases, self.phases.began
         versions = {"torch": torch.__version__, "cuda": str(torch.version.cuda), "numpy": numpy.__version__}
+        own = model.code(self.config.model)
         found = runfolder.environment(
             self.hosts,
             str(ranks.device),
@@ -202,6 +204,7 @@ class Story:
             gpu=self.watch.place["gpu"],
             gpus_simulated=ranks.simulated,
             world_size=ranks.size,
+            model_code=own and runfolder.code(own),
             data=self.corpus.name,
             data_sha256=shards.checksums(self.corpus),
             diff=runfolder.keep_diff(self.folder / "code.diff"),

@@ -36,6 +36,7 @@ def inputs(record: Record) -> dict[str, str]:
         "lock": environment.get("stack"),
         "image": environment.get("image"),
         "code": environment.get("code"),
+        "model's code": environment.get("model_code"),
         "data": environment.get("data") or record.summary.get("data"),
         "ranks": environment.get("world_size") or record.summary.get("world_size"),
         "device": environment.get("gpu") or environment.get("device"),
@@ -54,6 +55,7 @@ def here(record: Record, changes: Sequence[str]) -> dict[str, str]:
 
     try:
         from jobs import config as configuration
+        from jobs import model
         from jobs.data import shards as data
     except ImportError as error:
         raise Mistake(f"replay runs on the stack: {error}; use /opt/stack/current/bin/python") from error
@@ -68,6 +70,9 @@ def here(record: Record, changes: Sequence[str]) -> dict[str, str]:
         "vectors": runfolder.vectors(),
         "python": sys.version.split()[0],
     }
+    own = model.code(config.model)
+    if own:
+        found["model's code"] = runfolder.code(own)
     image = runfolder.image()
     if image or "image" in found:
         found["image"] = str(image)
@@ -102,7 +107,7 @@ def changed(then: dict[str, str], now: dict[str, str]) -> list[str]:
         if name == "torch" and before.partition("+")[0] == after.partition("+")[0]:
             continue  # 2.14.1+cu130 as the library says it, 2.14.1 as its package does
         if before != after:
-            short = 12 if name == "code" else 80
+            short = 12 if name.endswith("code") else 80
             lines.append(f"{name:<12} {before[:short]} -> {after[:short]}")
     return lines
 

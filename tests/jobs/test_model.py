@@ -1,6 +1,8 @@
 """Any model that keeps the contract trains, and is counted, as the one that ships."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from jobs.model import gpt
 from jobs.model.contract import Contract, Kept
 from jobs.parallel.mesh import Mesh
 from jobs.parallel.ranks import Ranks
-from jobs.telemetry import flops, metrics
+from jobs.telemetry import flops, folder, metrics
 from jobs.tools import preflight
 from jobs.trainable import Trainable
 from tests.jobs import rnn
@@ -74,6 +76,8 @@ def test_another_model_trains_on_two_ranks(trainer: Trainer) -> None:
     losses = trainer.losses()
     assert losses[-1] < losses[0] - 1
     assert "name: tests.jobs.rnn" in (trainer.folder / "config.yaml").read_text()
+    found = json.loads((trainer.folder / "environment.json").read_text())
+    assert found["model_code"] == folder.code(Path(rnn.__file__).parent)
 
 
 def test_its_operations_are_counted_and_make_its_mfu(

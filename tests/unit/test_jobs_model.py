@@ -9,8 +9,9 @@ import pytest
 from infra.base.paths import CHECKOUT
 from jobs import config
 from jobs.cli.errors import Mistake
-from jobs.model import contract, gpt, of
+from jobs.model import code, contract, gpt, of
 from jobs.paramserver import config as served
+from jobs.telemetry import folder as runfolder
 from jobs.tools import preflight
 
 RNN = "--model.name=tests.jobs.rnn"
@@ -26,6 +27,21 @@ def test_the_section_is_that_of_the_model(tmp_path: Path) -> None:
     assert config.load([f"--config={CHECKOUT / 'jobs/ddp.yaml'}", RNN, "--model.hidden=8"]).train.steps == 150
     assert "--model.hidden" in config.help_text([RNN])
     assert "--model.hidden" not in config.help_text()
+
+
+def test_its_code_is_an_input_of_a_run_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert code(config.load([]).model) is None  # a part of jobs/, whose hash has it
+    assert code(config.load([RNN]).model) == CHECKOUT / "tests/jobs/rnn"
+    alone = tmp_path / "alone_model.py"
+    alone.write_text("from tests.jobs.rnn import MODEL\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shape = config.load(["--model.name=alone_model"]).model
+    assert code(shape) == alone
+    before = runfolder.code(alone)
+    alone.write_text("from tests.jobs.rnn import MODEL  # changed\n")
+    assert runfolder.code(alone) != before
 
 
 def test_a_parameter_server_takes_it_too() -> None:
