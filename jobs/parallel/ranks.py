@@ -1,6 +1,7 @@
 """What the ranks of a run share: process groups and their devices."""
 
 import os
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -99,9 +100,19 @@ def start(peer_timeout_s: int, slow_s: int | None = None) -> Ranks:
     if "MASTER_PORT" in os.environ:
         # torchrun sees a rank that dies before all have met; without one, nobody but this time-out does.
         meet = slow if "TORCHELASTIC_RUN_ID" in os.environ else quick
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=meet, device_id=device if gpu else None
-        )
+        try:
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=meet, device_id=device if gpu else None
+            )
+        except (
+            dist.DistNetworkError,
+            dist.DistStoreError,
+        ) as error:  # a port that is taken, a host that is gone
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            why = str(error).strip().splitlines()[0]
+            raise Failure(
+                f"{platform.node()}: rank {os.environ['RANK']} cannot meet the others at {where}: {why}"
+            ) from error
     else:  # alone: nobody to meet, so no port that could be taken
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo",

@@ -86,7 +86,7 @@ def test_without_the_guard_it_would_be_in_all_of_them(world: Callable[[int], Wor
 def test_the_program_records_what_was_skipped(
     trainer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """jobs/train.py itself on one rank: the loss of its second step is NaN."""
+    """jobs/train.py itself on one rank: the loss of its second step is NaN. TensorBoard is told a figure of it."""
     import torch
 
     from jobs.cli.errors import Mistake
@@ -101,7 +101,7 @@ def test_the_program_records_what_was_skipped(
         return real(trained, rows) * (math.nan if calls[0] == 2 else 1)
 
     monkeypatch.setattr(Trainable, "step_loss", step_loss)
-    trainer.here(train__steps=4, checkpoint__every=0, guard__nonfinite="skip")
+    trainer.here(train__steps=4, checkpoint__every=0, guard__nonfinite="skip", run__tensorboard="true")
     lines = metrics.read(Path(trainer.folder) / "metrics.jsonl")
     assert [line.get("skipped") for line in lines] == [
         None,
@@ -112,6 +112,12 @@ def test_the_program_records_what_was_skipped(
     assert all(math.isfinite(lines[number]["loss"]) for number in (0, 2, 3))
     assert "step 2 skipped: the loss is not finite" in capsys.readouterr().out
     assert "read, but not learned from: steps 2 (guard)" in samples.prove(trainer.folder)
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-not-found]
+        EventAccumulator,
+    )
+
+    board = EventAccumulator(str(trainer.folder / "tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("skipped")] == [0, 1, 0, 0]
 
     calls[0] = 0  # the run goes on from step 4
     with pytest.raises(
