@@ -1,6 +1,8 @@
 """`python -m infra`: every verb, with what each needs imported only when it runs."""
 
 import importlib
+import os
+import signal
 import sys
 
 import typer
@@ -39,6 +41,14 @@ def main() -> None:
         sys.exit(2)
     except Failure as failure:
         print(failure, file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # `... | head`: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:  # a disk that is full, a file that belongs to someone else
+        if not error.strerror:
+            raise
+        print(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, file=sys.stderr)
         sys.exit(1)
     except SystemExit as end:  # typer's own ending; 130 is what it makes of Ctrl-C
         if end.code == 130:

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,21 @@ def differs(path: Path, content: str | bytes, mode: int = 0o644) -> bool:
         return False
     put(path, content, mode)
     return True
+
+
+def readable(folder: Path) -> None:
+    """Let every user read what is in `folder`: a checkout that was cloned with a umask of 077 is its owner's alone.
+
+    The folders above it stay as they are. What belongs to someone else is left to them.
+    """
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            continue
+        mode = path.stat().st_mode
+        wanted = mode | (0o055 if path.is_dir() or mode & 0o100 else 0o044)
+        if mode != wanted:
+            with suppress(PermissionError):
+                path.chmod(wanted)
 
 
 def state(path: Path) -> dict[str, Any] | None:

@@ -6,6 +6,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.base.errors import Failure
+
 if TYPE_CHECKING:
     from infra.model.cluster import Cluster
 
@@ -30,7 +32,14 @@ def write(files: dict[str, str], folder: Path) -> list[str]:
     A manifest of what was rendered decides what may go, so that files of other commands stay.
     """
     manifest = folder / ".rendered"
-    before = manifest.read_text().split("\n") if manifest.is_file() else []
+    try:
+        before = manifest.read_text().split("\n")
+    except FileNotFoundError:
+        before = []
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(
+            f"{manifest}: what was rendered before is noted there and cannot be read: {error}"
+        ) from None
     changed = []
     for name, text in files.items():
         path = folder / name

@@ -1,6 +1,7 @@
 """The command line: what it prints for people and for machines, and how fast it starts."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -107,3 +108,29 @@ def test_jobs_says_what_a_launcher_cannot_be_told(infra) -> None:  # type: ignor
     shown = infra("jobs", "ddp", "--differences")
     assert "TrainJob k8s/trainjob.yaml" in shown and "time_limit_minutes" in shown
     assert infra("jobs", "ddp", "--check") == "jobs: every file is as its description says\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (
+            PermissionError(13, "Permission denied", "build/lab/.rendered"),
+            1,
+            "build/lab/.rendered: Permission denied\n",
+        ),
+        (OSError(28, "No space left on device"), 1, "No space left on device\n"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)
+def test_what_the_machine_refuses_is_a_line(
+    error: OSError, status: int, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "settle", lambda: None)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code, capfd.readouterr().err) == (status, says)

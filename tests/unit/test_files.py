@@ -13,6 +13,7 @@ from infra.places.kind.done import Done as KindDone
 from infra.places.site import applied, release, replace, unfinished
 from infra.places.site.site import Site
 from infra.proof.prove import Done
+from infra.render import write
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
@@ -111,3 +112,32 @@ def test_a_note_is_read_as_it_was_written(tmp_path: Path) -> None:
     done = KindDone(applied="a", verified=True, services=["kueue"], created="b")
     done.save(tmp_path)
     assert KindDone.load(tmp_path) == done
+
+
+def test_what_a_umask_has_hidden_is_readable_again(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs"
+    before = os.umask(0o077)
+    try:
+        (folder / "model").mkdir(parents=True)
+        (folder / "model/gpt.py").touch()
+        (folder / "run.sh").touch(0o755)
+    finally:
+        os.umask(before)
+    (folder / "away").symlink_to("/nonexistent")
+    files.readable(folder)
+    modes = {path.name: path.lstat().st_mode & 0o777 for path in folder.rglob("*") if not path.is_symlink()}
+    assert modes == {"model": 0o755, "gpt.py": 0o644, "run.sh": 0o755}
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("broken", [b"\xff\xfe", None])
+def test_a_list_of_rendered_files_that_cannot_be_read_is_a_failure(
+    tmp_path: Path, broken: bytes | None
+) -> None:
+    manifest = tmp_path / ".rendered"
+    manifest.mkdir() if broken is None else manifest.write_bytes(broken)
+    with pytest.raises(
+        Failure, match=f"^{manifest}: what was rendered before is noted there and cannot be read"
+    ):
+        write({"a": "b"}, tmp_path)
+    assert not (tmp_path / "a").exists()

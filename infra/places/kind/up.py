@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from infra.base.errors import Failure
+from infra.base.files import readable
 from infra.base.once import content_hash
 from infra.base.paths import CHECKOUT
 from infra.base.progress import Step, console, step
@@ -105,6 +106,7 @@ def _start(kind: Kind, built: dict[str, str], this: Step) -> Done:
     write(render(kind.cluster), kind.folder)
     _link(kind)
     jobs.own(kind, built["base"])
+    readable(CHECKOUT / "jobs")  # which the pods' user, who is another one, has mounted
     done = Done.load(kind.folder)
     wanted = _created(kind, built["kind-node"])
     if done.created == wanted and _whole(kind):
