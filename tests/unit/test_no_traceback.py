@@ -9,10 +9,12 @@ import json
 import os
 import pkgutil
 import shutil
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +25,7 @@ from infra import cli
 from infra.base import download, paths, process
 from infra.base.errors import Failure
 from infra.host import docker
+from infra.host import engine as api
 from infra.images import programs
 from infra.model import load
 from infra.model.cluster import Cluster
@@ -73,7 +76,13 @@ def imported() -> None:
     """What verbs import when they run, once for all children."""
     for module in pkgutil.walk_packages(infra.places.__path__, "infra.places."):
         importlib.import_module(module.name)
-    for name in ("kubernetes.client", "kubernetes.config", "pulumi.automation", "infra.provision.stack"):
+    for name in (
+        "docker",
+        "kubernetes.client",
+        "kubernetes.config",
+        "pulumi.automation",
+        "infra.provision.stack",
+    ):
         importlib.import_module(name)
 
 
@@ -106,14 +115,24 @@ def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cases]:
 
 
 @pytest.fixture(params=STUBS)
-def stubs(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def stubs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A folder to be PATH, whose programs are all missing, fail or hang; ours, of .venv, are of no use to them."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in PROGRAMS.split() if STUBS[request.param] else []:
         (folder / name).write_text(f"#!/bin/sh\n{STUBS[request.param]}\n")
         (folder / name).chmod(0o755)
-    return folder
+    with engine(folder) if request.param == "hanging" else nullcontext():
+        yield folder
+
+
+@contextmanager
+def engine(folder: Path) -> Iterator[None]:
+    """A Docker engine that is connected to and says nothing."""
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(str(folder / "engine"))
+        there.listen(100)
+        yield
 
 
 def refuse(*_: Any, **__: Any) -> NoReturn:
@@ -128,7 +147,7 @@ def verb(words: list[str], stubs: Path, loaded: Cluster | None) -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     os.setsid()
-    os.environ |= {"PATH": str(stubs), "HOME": str(stubs.parent), "DOCKER_HOST": f"unix://{stubs}/no-engine"}
+    os.environ |= {"PATH": str(stubs), "HOME": str(stubs.parent), "DOCKER_HOST": f"unix://{stubs}/engine"}
     os.environ["SLIPWAY_STARTED"] = str(time.time())
     os.geteuid = lambda: 1000  # root would install Docker
     sys.executable = str(stubs / "python")  # beside which our own programs are
@@ -138,6 +157,10 @@ def verb(words: list[str], stubs: Path, loaded: Cluster | None) -> NoReturn:
     for impatient in (process.output, site.Site.run):
         assert impatient.__kwdefaults__["timeout_s"]
         impatient.__kwdefaults__["timeout_s"] = PATIENCE_S
+    for impatient in (api.client, api.asked.__wrapped__):  # type: ignore[attr-defined]
+        assert impatient.__defaults__ == (api.TIMEOUT_S,)
+        impatient.__defaults__ = (PATIENCE_S,)
+    api.TIMEOUT_S = PATIENCE_S  # type: ignore[assignment]
     for impatient, names in ((programs, ("ensure", "ensure_all")), (download, ("file", "text"))):
         for name in names:
             setattr(impatient, name, refuse)
@@ -198,14 +221,16 @@ def test_a_verb_of_this_machine_ends_in_a_line(stubs: Path) -> None:
     assert not [one for one in wrong if one]
 
 
-def test_the_line_names_the_program(clusters: Cases, tmp_path: Path) -> None:
+def test_the_line_says_what_does_not_answer(clusters: Cases, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    code, said = run(["status", str(clusters["lab"][0])], tmp_path / "bin", clusters["lab"][1])
-    assert (code, said) == (1, "docker: not on this machine; install it, or put it on PATH\n")
-    (tmp_path / "bin/docker").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
-    (tmp_path / "bin/docker").chmod(0o755)
-    code, said = run(["status", str(clusters["lab"][0])], tmp_path / "bin", clusters["lab"][1])
-    assert (code, said) == (1, "docker ps: no answer within 0 s\n")
+    file, loaded = clusters["lab"]
+    for how in (False, True):
+        with engine(tmp_path / "bin") if how else nullcontext():
+            code, said = run(["status", str(file)], tmp_path / "bin", loaded)
+        assert (code, said) == (1, "the Docker engine does not answer; run: make host\n")
+    code, said = run(["logs", str(clusters["site"][0])], tmp_path / "bin", clusters["site"][1])
+    assert code == 1
+    assert said.splitlines()[-1].startswith("no answer from controller: ssh: not on this machine; install it")
 
 
 def test_a_traceback_would_be_seen(tmp_path: Path) -> None:
