@@ -133,7 +133,7 @@ def test_a_difference_is_a_change_when_the_machine_has_what_we_applied_last() ->
 
 
 CONF = render(SITE)["slurm/slurm.conf"]
-CONFIG = "KillWait                = 30 sec\nSlurmdTimeout           = 15 sec\nPriorityMaxAge = 1-00:00:00\n"
+CONFIG = "KillWait                = 60 sec\nSlurmdTimeout           = 15 sec\nPriorityMaxAge = 1-00:00:00\n"
 NODE = "NodeName={} CoresPerSocket=1 RealMemory=4096 Sockets=1 Weight=1\n"
 PARTITION = "PartitionName=gpu DefaultTime=01:00:00 MaxTime=1-00:00:00 PriorityTier=1\n"
 
@@ -147,7 +147,7 @@ def test_slurmctld_that_runs_as_rendered_has_no_differences() -> None:
 
 
 def test_what_was_changed_live_is_told_with_both_values() -> None:
-    assert differences(CONFIG.replace("30 sec", "99 sec")) == [("slurmctld", "KillWait", "30", "99 sec")]
+    assert differences(CONFIG.replace("60 sec", "99 sec")) == [("slurmctld", "KillWait", "60", "99 sec")]
     assert differences(nodes=NODE.format("gpu-1") + NODE.format("gpu-2").replace("Weight=1", "Weight=7")) == [
         ("gpu-2", "Weight", "1", "7")
     ]
