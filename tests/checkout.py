@@ -1,9 +1,11 @@
 """A checkout in a temporary folder: our machine types, a stack that never changes, clusters of the test."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from infra.base.paths import CHECKOUT
+from infra.base.process import output
 from infra.model.machine import Machine
 
 GOLDEN = CHECKOUT / "tests" / "golden"
@@ -57,3 +59,14 @@ def small_cluster(**changes: Any) -> dict[str, Any]:
         "users": {"ml": {"accounts": ["research"], "uid": 2000}},
     }
     return {key: value for key, value in (data | changes).items() if value is not None}
+
+
+def second_checkout(folder: Path, file: Path) -> Path:
+    """A second checkout of what is here now, in `folder`, with a cluster file that has the same name in it."""
+    parts = ("infra", "clusters", "hardware", "images", "jobs", "k8s", "tests/nodes")
+    for name in output(["git", "-C", CHECKOUT, "ls-files", "-z", *parts]).split("\0"):
+        if name and (CHECKOUT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, folder / name)
+    shutil.copy(file, folder / "clusters" / file.name)
+    return folder

@@ -4,12 +4,14 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from infra.base.paths import CHECKOUT
 from infra.places.kind.done import Done
 from jobs.tools.record import Record
+from tests.checkout import second_checkout
 from tests.kind.conftest import INTERRUPTIBLE, TEAM, Trial, docker, until
 
 TESTED = {
@@ -40,6 +42,21 @@ def test_a_second_run_changes_nothing_and_says_so(kind: Trial) -> None:
     assert len(done.stdout.strip().splitlines()) == 1
     after = [(container.name, container.started) for container in kind.kind.containers()], kind.ok(look)
     assert after == before
+
+
+@pytest.mark.parametrize("verb", [["up", "--job", ""], ["down", "--purge"]])
+def test_another_checkout_is_refused_in_a_line_that_names_ours(
+    kind: Trial, verb: list[str], tmp_path: Path
+) -> None:
+    before = [(container.name, container.started) for container in kind.kind.containers()]
+    second = second_checkout(tmp_path, kind.file)
+    python, env = CHECKOUT / ".venv/bin/python", kind.env | {"PYTHONPATH": str(second)}
+    words = [str(python), "-m", "infra", verb[0], f"clusters/{kind.file.name}", *verb[1:]]
+    done = subprocess.run(words, cwd=second, env=env, capture_output=True, text=True)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"belongs to the checkout {CHECKOUT}: " in done.stderr
+    assert [(container.name, container.started) for container in kind.kind.containers()] == before
 
 
 def test_status_is_one_screen_and_json(kind: Trial) -> None:

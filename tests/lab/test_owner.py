@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.base.paths import CHECKOUT
+from tests.checkout import second_checkout
 from tests.lab.conftest import Lab, until
 
 TESTED = {"real": ["place lab"]}
@@ -18,17 +18,7 @@ TESTED = {"real": ["place lab"]}
 @pytest.fixture(scope="module")
 def second(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second checkout of the same commit, with a cluster file that has the same name in it."""
-    clone = tmp_path_factory.mktemp("second")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "infra", "clusters", "hardware", "images", "jobs", "tests/nodes"],
-        cwd=CHECKOUT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.split("\0"):
-        if name and (CHECKOUT / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(CHECKOUT / name, clone / name)
-    shutil.copy(lab.file, clone / "clusters/test.yaml")
-    return clone
+    return second_checkout(tmp_path_factory.mktemp("second"), lab.file)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +30,7 @@ def test_another_checkout_is_refused_in_a_line_that_names_ours(
     before = [(node.container, node.started) for node in lab.project.containers()]
     python = CHECKOUT / ".venv/bin/python"
     done = subprocess.run(
-        [python, "-m", "infra", verb[0], "clusters/test.yaml", *verb[1:]],
+        [python, "-m", "infra", verb[0], f"clusters/{lab.file.name}", *verb[1:]],
         cwd=second, env=lab.env | {"PYTHONPATH": str(second)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
