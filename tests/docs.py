@@ -19,6 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import dedent
 
+from infra.base.paths import CHECKOUT
+from infra.base.process import output
+
 # Pages whose commands are about the machines of clusters/site.yaml.
 ON_MACHINES = ("docs/provision-this-host.md", "docs/grow-shrink-upgrade.md")
 # Pages whose commands are about clusters/kind.yaml.
@@ -194,3 +197,15 @@ def run(page: Page, root: Path, env: Mapping[str, str], timeout_s: float = 600) 
     if where == end and shell.returncode == 0:
         return None
     return Failed(where, why if shell.returncode else "left the shell, so that the rest did not run", output)
+
+
+def prove(page: Page, env: Mapping[str, str], timeout_s: float = 600) -> None:
+    """Fail unless every block of the page works in this checkout, and leaves no file behind that git would see."""
+
+    def untracked() -> set[str]:
+        return set(output(["git", "-C", CHECKOUT, "ls-files", "--others", "--exclude-standard"]).splitlines())
+
+    before = untracked()
+    failed = run(page, CHECKOUT, env, timeout_s)
+    assert failed is None, str(failed)
+    assert untracked() <= before, "files that the page should remove, or write to runs/ or build/"

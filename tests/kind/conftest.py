@@ -28,6 +28,7 @@ from infra.places.kind.cluster import Kind
 from infra.places.kind.objects import JOBS, PODS
 from infra.places.kind.view import View, gone
 from infra.proof import run as job
+from tests import trials
 from tests.training import STEPS, TRAIN, History, history
 
 NAME = "testkind"
@@ -164,20 +165,10 @@ def kind() -> Iterator[Trial]:
     file = trial.cluster_file(NAME, like="kind")
     env = trial.environment(NAME, file)
     there = Kind(load_cluster(file))
-    first = subprocess.run(
-        ["make", "cluster-up"],
-        cwd=CHECKOUT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    print(first.stdout)
-    assert first.returncode == 0, first.stdout
+    first = trials.first_up(env)
     env["KUBECONFIG"] = str(there.kubeconfig)
     yield Trial(there, file, env, first)
-    if not os.environ.get("SLIPWAY_KEEP"):
-        subprocess.run(["make", "cluster-down", "PURGE=1"], cwd=CHECKOUT, env=env, check=True)
+    if trials.down(env):
         file.unlink()
 
 

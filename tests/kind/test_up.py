@@ -1,18 +1,25 @@
 """Kubernetes: `make cluster-up` ends with a model that learned; again, it changes nothing; broken, it mends it."""
 
 import json
+<<<<<<< HEAD
 import os
 import signal
 import subprocess
 from pathlib import Path
+=======
+>>>>>>> affdd4d (A lab and a kind cluster are brought up, ended and interrupted by one piece of test; pages are proved by another)
 
 import pytest
 
-from infra.base.paths import CHECKOUT
 from infra.places.kind.done import Done
 from jobs.tools.record import Record
+<<<<<<< HEAD
 from tests.checkout import second_checkout
 from tests.kind.conftest import INTERRUPTIBLE, TEAM, Trial, docker, until
+=======
+from tests import trials
+from tests.kind.conftest import TEAM, Trial, docker
+>>>>>>> affdd4d (A lab and a kind cluster are brought up, ended and interrupted by one piece of test; pages are proved by another)
 
 TESTED = {
     "real": ["Kubernetes", "training on two nodes", "Debian 13", "cgroup v1", "x86_64"],
@@ -96,21 +103,7 @@ def test_what_was_broken_is_repaired(kind: Trial) -> None:
 @pytest.mark.more
 def test_after_ctrl_c_the_next_run_goes_on(kind: Trial) -> None:
     kind.make("cluster-down")
-    typed = subprocess.Popen(
-        [*INTERRUPTIBLE, "make", "cluster-up", "JOB="],
-        cwd=CHECKOUT,
-        env=kind.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # a process group of its own, which a terminal would signal as one
-    )
-    until("the first container", kind.kind.containers)
-    os.killpg(typed.pid, signal.SIGINT)
-    said, _ = typed.communicate(timeout=60)
-    assert typed.returncode != 0
-    assert "run the same command again" in said, said
-    assert "Traceback" not in said
+    trials.ctrl_c(["make", "cluster-up", "JOB="], kind.env, "the first container", kind.kind.containers)
     done = kind.make("cluster-up", "JOB=")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing to change" in kind.make("cluster-up", "JOB=").stdout

@@ -4,7 +4,6 @@ It has another name than the user's own lab, so that neither disturbs the other.
 running, so that the next run of a single test starts at once.
 """
 
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from infra.bench import trial
 from infra.bench.trial import INTERRUPTIBLE as INTERRUPTIBLE  # tests take these from here
 from infra.places.lab.compose import Project
 from infra.proof import run as job
+from tests import trials
 from tests.training import TRAIN, at_step
 
 NAME = "test"
@@ -88,19 +88,9 @@ def lab() -> Iterator[Lab]:
     project = Project(NAME)
     file = trial.cluster_file(NAME)
     env = trial.environment(NAME, file)
-    first = subprocess.run(
-        ["make", "cluster-up"],
-        cwd=CHECKOUT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    print(first.stdout)
-    assert first.returncode == 0, first.stdout
+    first = trials.first_up(env)
     yield Lab(project, file, env, first)
-    if not os.environ.get("SLIPWAY_KEEP"):
-        subprocess.run(["make", "cluster-down", "PURGE=1"], cwd=CHECKOUT, env=env, check=True)
+    trials.down(env)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """`make cluster-up` ends with a model that learned; again, it changes nothing; interrupted, it goes on."""
 
 import json
-import os
-import signal
 import subprocess
 
 from infra.base.paths import CHECKOUT
-from tests.lab.conftest import INTERRUPTIBLE, Lab, until
+from tests import trials
+from tests.lab.conftest import Lab, until
 
 TESTED = {"real": ["place lab", "training on two nodes", "Debian 13", "cgroup v1", "x86_64"]}
 
@@ -33,21 +32,7 @@ def test_a_second_run_changes_nothing_and_says_so(lab: Lab) -> None:
 
 def test_after_ctrl_c_the_next_run_goes_on(lab: Lab) -> None:
     lab.make("cluster-down")
-    typed = subprocess.Popen(
-        [*INTERRUPTIBLE, "make", "cluster-up"],
-        cwd=CHECKOUT,
-        env=lab.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # a process group of its own, which a terminal would signal as one
-    )
-    until("the first container", lab.project.containers)
-    os.killpg(typed.pid, signal.SIGINT)
-    said, _ = typed.communicate(timeout=60)
-    assert typed.returncode != 0
-    assert "run the same command again" in said, said
-    assert "Traceback" not in said
+    trials.ctrl_c(["make", "cluster-up"], lab.env, "the first container", lab.project.containers)
     done = lab.make("cluster-up")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing to change" in lab.make("cluster-up").stdout
