@@ -1,25 +1,16 @@
 """Kubernetes: `make cluster-up` ends with a model that learned; again, it changes nothing; broken, it mends it."""
 
 import json
-<<<<<<< HEAD
-import os
-import signal
 import subprocess
 from pathlib import Path
-=======
->>>>>>> affdd4d (A lab and a kind cluster are brought up, ended and interrupted by one piece of test; pages are proved by another)
 
 import pytest
 
 from infra.places.kind.done import Done
 from jobs.tools.record import Record
-<<<<<<< HEAD
-from tests.checkout import second_checkout
-from tests.kind.conftest import INTERRUPTIBLE, TEAM, Trial, docker, until
-=======
 from tests import trials
+from tests.checkout import second_checkout
 from tests.kind.conftest import TEAM, Trial, docker
->>>>>>> affdd4d (A lab and a kind cluster are brought up, ended and interrupted by one piece of test; pages are proved by another)
 
 TESTED = {
     "real": ["Kubernetes", "training on two nodes", "Debian 13", "cgroup v1", "x86_64"],

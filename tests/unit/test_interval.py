@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.resilience import interval
 from jobs.config import AUTO
+from jobs.resilience import interval
 from jobs.resilience.interval import FIRST_STEPS, Interval
 
 seconds = st.floats(0.001, 1e4)
