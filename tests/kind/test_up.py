@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.base.paths import CHECKOUT
 from infra.places.kind.done import Done
 from jobs.tools.record import Record
 from tests import trials
