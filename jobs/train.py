@@ -154,8 +154,8 @@ def _validate(
 
 def main(arguments: Sequence[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
-        print(__doc__, configuration.help_text(arguments), sep="\n")
-        return 0
+        print(__doc__)
+        return configuration.main(arguments)
     warnings = signals.Warnings()
     warnings.listen()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for

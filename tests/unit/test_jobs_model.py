@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.base.paths import CHECKOUT
-from jobs import config
+from jobs import config, train
 from jobs.cli.errors import Mistake
 from jobs.model import code, contract, gpt, of
 from jobs.paramserver import config as served
@@ -135,3 +135,12 @@ def test_preflight_of_a_model_without_formulas_needs_torch_and_says_so(
     shown = capsys.readouterr()
     assert "torch" in shown.err
     assert (shown.err.count("\n"), shown.out) == (1, "")
+
+
+def test_help_shows_the_options_of_the_model_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help", RNN]) == 0
+    shown = capsys.readouterr().out
+    assert "sbatch jobs/ddp.sbatch" in shown
+    assert "--model.hidden" in shown
+    assert train.main(["--help", "--model.name=gtp"]) == 2
+    assert capsys.readouterr().err.startswith("model.name: no model and no Python package 'gtp'")
