@@ -33,11 +33,16 @@ def client(timeout_s: float = TIMEOUT_S) -> "APIClient":
     """The engine's API; one connection for each thread. Raises Failure when no engine answers."""
     if not hasattr(_local, "client"):
         import docker
+        from docker.context import ContextAPI
         from docker.errors import DockerException
 
         try:
-            _local.client = docker.from_env(timeout=TIMEOUT_S).api
-        except DockerException:
+            if os.environ.get("DOCKER_HOST"):
+                _local.client = docker.from_env(timeout=TIMEOUT_S).api
+            else:  # as the command line does: the context that the person uses
+                there = ContextAPI.get_current_context()
+                _local.client = docker.APIClient(there.Host, timeout=TIMEOUT_S, tls=there.TLSConfig or False)
+        except (DockerException, AttributeError):  # a context that is named and not there is None
             raise Failure(SILENT) from None
     _local.client.timeout = timeout_s
     return _local.client  # type: ignore[no-any-return]
