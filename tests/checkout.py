@@ -6,12 +6,12 @@ from typing import Any
 
 from infra.base.paths import CHECKOUT
 from infra.base.process import output
-from infra.model.machine import Machine
+from infra.model.host import Host
 
 GOLDEN = CHECKOUT / "tests" / "golden"
 
 # What rendered labs are scaled to in tests, so that they are the same on every machine.
-LAPTOP = Machine(
+LAPTOP = Host(
     cores=8,
     memory_mib=32_000,
     arch="x86_64",

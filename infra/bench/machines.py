@@ -22,8 +22,8 @@ from infra.bench.figure import Figure, Result
 from infra.bench.world import MANY, SITE, World
 from infra.images import targets
 from infra.model.cluster import Cluster
+from infra.model.host import read_host
 from infra.model.load import load_cluster
-from infra.model.machine import read_machine
 
 UP_GOAL_S, SECOND_GOAL_S, ADD_GOAL_S = 300, 60, 40
 REPEATS = 3
@@ -234,7 +234,7 @@ def _many(count: int) -> Cluster:
     """A cluster of `count` small machines. Their memory is a bound, not taken: this host need not have all of it."""
     _many_file().parent.mkdir(exist_ok=True)
     _many_file().write_text(MANY_FILE.format(name=MANY, count=count, cidr=CIDR))
-    return load_cluster(_many_file(), machine=replace(read_machine(), memory_mib=1_000_000))
+    return load_cluster(_many_file(), host=replace(read_host(), memory_mib=1_000_000))
 
 
 def _make(count: int) -> tuple[float, Cluster]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.base.errors import Mistake
 from infra.bench.figure import Result, phases_line, shown
-from infra.model.machine import Machine
+from infra.model.host import Host
 
 TABLE = ("<!-- figures -->", "<!-- end of figures -->")
 METHODS = ("<!-- methods -->", "<!-- end of methods -->")
@@ -21,7 +21,7 @@ HEAD = (
 )
 
 
-def write(path: Path, results: Sequence[Result], order: Sequence[str], machine: Machine) -> None:
+def write(path: Path, results: Sequence[Result], order: Sequence[str], machine: Host) -> None:
     """Put `results` into the file between its markers. Raises Mistake for a file that has none."""
     try:
         text = path.read_text()
@@ -48,7 +48,7 @@ def updated(
     return _between(text, METHODS, name, lambda old: _merged(old, notes, commands))
 
 
-def described(machine: Machine, cpu: str) -> str:
+def described(machine: Host, cpu: str) -> str:
     """The machine in a few words, without its name."""
     return f"{machine.cores} cores, {machine.memory_mib / 1024:.0f} GiB, {cpu}"
 

@@ -10,7 +10,7 @@ from infra.base.progress import Step, console, step
 from infra.bench import cluster, compiled, inventory, kubernetes, machines, measured, render, scale, stack
 from infra.bench.figure import Result
 from infra.bench.world import World, world
-from infra.model.machine import read_machine
+from infra.model.host import read_host
 
 HERE: dict[str, Callable[..., Result]] = {  # in this checkout and process
     "render": render.measure,
@@ -68,7 +68,7 @@ def run(names: Sequence[str], *, write: Path | None, as_json: bool, nodes: int |
     """
     results: list[Result] = []
     failed: list[str] = []
-    machine = read_machine()
+    machine = read_host()
     if write:
         measured.write(
             write, [], ORDER, machine

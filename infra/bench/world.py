@@ -23,8 +23,8 @@ from infra.base.progress import Step
 from infra.bench import trial
 from infra.host import engine
 from infra.images import targets
+from infra.model.host import read_host
 from infra.model.load import load_cluster
-from infra.model.machine import read_machine
 from infra.places import owner
 from infra.places.kind.cluster import LABEL, Kind
 from infra.places.lab import down
@@ -180,7 +180,7 @@ def _copy(into: Path) -> None:
 
 
 def _stack() -> str:
-    cluster = load_cluster(paths.CHECKOUT / "clusters" / "lab.yaml", machine=read_machine())
+    cluster = load_cluster(paths.CHECKOUT / "clusters" / "lab.yaml", host=read_host())
     stack = cluster.pools[0].stack
     assert stack, "a lab runs jobs, so every pool has a stack"
     return stack.name

@@ -24,7 +24,7 @@ from infra.host import engine
 from infra.images import base as image_base
 from infra.images import box, golang, programs
 from infra.model.cluster import REGISTRY
-from infra.model.machine import read_machine
+from infra.model.host import read_host
 
 PROGRAMS = ("kubernetes", "coredns", "training-operator", "kueue", "local-path-provisioner")
 PAUSE = "3.10.1"  # the version that kubeadm of this Kubernetes names; ours does what its pause does
@@ -222,7 +222,7 @@ def _config(component: Component, layers: Sequence[Layer]) -> bytes:
     if component.program and not component.command:
         entrypoint = (f"/usr/local/bin/{component.program[1]}",)
     config = {
-        "architecture": golang.ARCHITECTURES[read_machine().arch],
+        "architecture": golang.ARCHITECTURES[read_host().arch],
         "os": "linux",
         "config": {
             "User": str(component.user),

@@ -18,7 +18,7 @@ from infra.base.process import run
 from infra.host import engine
 from infra.images.verify import locked_versions
 from infra.model import stacks
-from infra.model.machine import read_machine
+from infra.model.host import read_host
 
 OF = "slipway:of"  # property of the document: the image's digest, or the folder's name
 TIME = "1970-01-01T00:00:00Z"  # the same image has the same document; when it was built says the image
@@ -90,7 +90,7 @@ def _debian(name: str, image: str) -> dict[str, Any]:
 def _python(stack: str, root: Path) -> dict[str, Any]:
     """From the lock, without the packages that other kinds of machines would have."""
     lock = stacks.lock(root, stack).read_text()
-    wanted = locked_versions(lock, read_machine().arch)
+    wanted = locked_versions(lock, read_host().arch)
     kept, keep = [], False
     for line in lock.splitlines():
         if not line.startswith((" ", "#")):

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, PositiveInt
 from infra.model import hostlist
 from infra.model.fields import Count, Facts, Label, Name, SlurmName, Text, UserName
 from infra.model.hardware import Profile
-from infra.model.machine import Machine
+from infra.model.host import Host
 from infra.model.places import PLACES, Place, PlaceFacts
 from infra.model.stacks import Stack
 
@@ -323,7 +323,7 @@ class Cluster:
     pools: tuple[Pool, ...]
     users: tuple[User, ...]
     services_hardware: Profile | None
-    machine: Machine | None  # this machine; None unless the nodes are on it: places lab and docker
+    host: Host | None  # this machine; None unless the nodes are on it: places lab and docker
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from infra.base.paths import CHECKOUT
 from infra.model import hardware, rules, yamlfile
 from infra.model.cluster import Cluster, ClusterFile, Pool, PoolFile, User
 from infra.model.hardware import Profile
-from infra.model.machine import Machine, read_machine
+from infra.model.host import Host, read_host
 from infra.model.places import PLACES
 from infra.model.stacks import Stack, read_stacks
 
@@ -42,10 +42,10 @@ def read_profile(path: Path, root: Path = CHECKOUT) -> Profile:
     return profile
 
 
-def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | None = None) -> Cluster:
+def load_cluster(path: str | Path, *, root: Path = CHECKOUT, host: Host | None = None) -> Cluster:
     """The cluster of file `path`, with profiles and stacks from below `root`.
 
-    `machine` is what a lab is scaled to; the one we run on when it is None. Raises Mistake.
+    `host` is what a lab is scaled to; the one we run on when it is None. Raises Mistake.
     """
     path = Path(path)
     inside = root / path  # an absolute path stays as it is
@@ -57,9 +57,9 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
         document.check()
         raise AssertionError("a file that does not fit the model must have mistakes")
     if not PLACES[file.place].here:
-        machine = None
-    elif machine is None:
-        machine = read_machine()
+        host = None
+    elif host is None:
+        host = read_host()
     profiles = _profiles(document, file, root)
     nodes = rules.hosts(document, file)
     stacks = read_stacks(root)
@@ -67,20 +67,20 @@ def load_cluster(path: str | Path, *, root: Path = CHECKOUT, machine: Machine | 
     for name, pool in file.pools.items():
         if name in nodes and pool.hardware in profiles:
             profile = profiles[pool.hardware].at(pool.place or file.place)
-            stack = rules.fit(document, file, name, profile, stacks, machine)
-            pools.append(_pool(file, name, pool, profile, stack, nodes[name], machine))
-    if machine:
-        rules.room(document, file, pools, machine)
+            stack = rules.fit(document, file, name, profile, stacks, host)
+            pools.append(_pool(file, name, pool, profile, stack, nodes[name], host))
+    if host:
+        rules.room(document, file, pools, host)
     rules.machines(document, file, nodes)
     rules.ignored(document, file)
     rules.kubernetes(document, file)
-    users = _users(document, file, machine)
+    users = _users(document, file, host)
     services = profiles.get(file.services.hardware or "")
     if services:
         rules.cloud(document, ("services", "hardware"), file.place, services)
         services = services.at(file.place)
     document.check()
-    return Cluster(document.shown, file, tuple(pools), users, services, machine)
+    return Cluster(document.shown, file, tuple(pools), users, services, host)
 
 
 def _shape(document: yamlfile.Document) -> ClusterFile | None:
@@ -151,17 +151,17 @@ def _pool(
     profile: Profile,
     stack: Stack | None,
     nodes: tuple[str, ...],
-    machine: Machine | None,
+    host: Host | None,
 ) -> Pool:
     cpu = profile.cpu
     sockets, cores, threads = cpu.sockets, cpu.cores_per_socket, cpu.threads_per_core
     memory = profile.usable_mib
-    if machine:
+    if host:
         sockets, threads = 1, 1
-        fair_cores, fair_mib = _fair_share(file, machine)
+        fair_cores, fair_mib = _fair_share(file, host)
         cores = pool.lab_cores or min(cpu.threads, fair_cores)
         memory = min(memory, pool.lab_memory_gib * 1024 if pool.lab_memory_gib else fair_mib)
-    simulated = machine is not None and profile.accelerators is not None
+    simulated = host is not None and profile.accelerators is not None
     price = profile.price.usd_per_hour if profile.price else None
     return Pool(
         name=name,
@@ -185,14 +185,14 @@ def _pool(
     )
 
 
-def _fair_share(file: ClusterFile, machine: Machine) -> tuple[int, int]:
+def _fair_share(file: ClusterFile, host: Host) -> tuple[int, int]:
     """Cores and MiB of a node on this machine. On docker they stay when another node comes."""
     if PLACES[file.place].engine:
         return DOCKER_CORES, DOCKER_MIB
     # Each scheduler has nodes of its own: of a pool under both there are two of every name, half as big.
     everywhere = sum(pool.count for pool in file.pools.values()) * len(set(file.schedulers))
-    host = max(LAB_HOST_MIB, int(machine.memory_mib * LAB_HOST_SHARE))
-    return max(1, machine.cores // everywhere), max(0, machine.memory_mib - host) // everywhere // 100 * 100
+    kept = max(LAB_HOST_MIB, int(host.memory_mib * LAB_HOST_SHARE))
+    return max(1, host.cores // everywhere), max(0, host.memory_mib - kept) // everywhere // 100 * 100
 
 
 def _features(profile: Profile, pool: PoolFile, simulated: bool, place: str) -> tuple[str, ...]:
@@ -209,23 +209,23 @@ def _features(profile: Profile, pool: PoolFile, simulated: bool, place: str) -> 
     return tuple(dict.fromkeys([re.sub(r"[^\w.-]", "-", feature) for feature in [*features, *pool.features]]))
 
 
-def _users(document: yamlfile.Document, file: ClusterFile, machine: Machine | None) -> tuple[User, ...]:
-    if machine and document.data.get("users", {}) == {}:
+def _users(document: yamlfile.Document, file: ClusterFile, host: Host | None) -> tuple[User, ...]:
+    if host and document.data.get("users", {}) == {}:
         document.wrong(("users",), "missing; a lab acts as its first user")
     users = []
     person: str | None = None
     uids: dict[int, str] = {}
     for name, user in file.users.items():
         uid, gid = user.uid, user.uid
-        if uid is None and machine:
+        if uid is None and host:
             if person:
                 text = f"missing; '{person}' is the person at this machine already"
                 document.wrong(("users", name, "uid"), text)
             person = name
             # Root does not submit jobs, and reads what uid 1000 writes. Groups below 1000 are the nodes' own.
-            uid = machine.uid or 1000
-            gid = machine.gid if machine.gid >= 1000 else uid
-        if machine and "." in name and PLACES[file.place].lab:
+            uid = host.uid or 1000
+            gid = host.gid if host.gid >= 1000 else uid
+        if host and "." in name and PLACES[file.place].lab:
             document.wrong(
                 ("users", name), "has a dot, and systemd-sysusers makes no such user; write another"
             )

@@ -10,7 +10,7 @@ from typing import Any
 from infra.model import hostlist
 from infra.model.cluster import ClusterFile, Pool
 from infra.model.hardware import Profile
-from infra.model.machine import Machine
+from infra.model.host import Host
 from infra.model.places import PLACES, Place
 from infra.model.stacks import Stack, choose
 from infra.model.yamlfile import Document, Key, nearest
@@ -212,7 +212,7 @@ def fit(
     name: str,
     profile: Profile,
     stacks: list[Stack],
-    machine: Machine | None,
+    host: Host | None,
 ) -> Stack | None:
     """The stack of a pool; notes what the schedulers, the place or the stacks cannot do with its hardware."""
     key = ("pools", name, "hardware")
@@ -245,7 +245,7 @@ def fit(
     if gpus and gpus.kind == "tpu":
         return None  # TPU jobs bring their own image
     try:
-        return choose(profile, stacks, {profile.architecture} | ({machine.arch} if machine else set()))
+        return choose(profile, stacks, {profile.architecture} | ({host.arch} if host else set()))
     except ValueError as error:
         document.wrong(key, f"no software stack runs on '{profile.name}': {error}")
         return None
@@ -273,26 +273,26 @@ def cloud(document: Document, key: Key, place: Place, profile: Profile) -> None:
         document.wrong(key, f"'{profile.name}' has no {place} instance; its clouds: {clouds}")
 
 
-def room(document: Document, file: ClusterFile, pools: list[Pool], machine: Machine) -> None:
+def room(document: Document, file: ClusterFile, pools: list[Pool], host: Host) -> None:
     """Whether this machine has the cores and the memory of all nodes. Those of place docker share cores."""
     cores = sum(pool.cpus * pool.count for pool in pools)
-    if cores > machine.cores and PLACES[file.place].lab:
+    if cores > host.cores and PLACES[file.place].lab:
         asking = next((name for name, pool in file.pools.items() if pool.lab_cores), None)
         key = ("pools", asking, "lab_cores") if asking else ("pools", pools[0].name, "count")
         what = " + ".join(f"{pool.count} nodes x {pool.cpus}" for pool in pools)
-        document.wrong(key, f"{what} = {cores} cores, but this machine has {machine.cores}")
+        document.wrong(key, f"{what} = {cores} cores, but this machine has {host.cores}")
     schedulers = len(set(file.schedulers)) if PLACES[file.place].lab else 1  # each has nodes of its own
     memory = sum(pool.memory_mib * pool.count for pool in pools) * schedulers
-    if memory > machine.memory_mib:
+    if memory > host.memory_mib:
         what = " + ".join(f"{pool.count * schedulers} nodes x {pool.memory_mib}" for pool in pools)
         key = ("pools", pools[0].name, "count")
-        document.wrong(key, f"{what} = {memory} MiB, but this machine has {machine.memory_mib}")
+        document.wrong(key, f"{what} = {memory} MiB, but this machine has {host.memory_mib}")
     for pool in pools:
-        if pool.cpus > machine.cores:
-            text = f"{pool.cpus} cores in one node, but this machine has {machine.cores}"
+        if pool.cpus > host.cores:
+            text = f"{pool.cpus} cores in one node, but this machine has {host.cores}"
             document.wrong(("pools", pool.name, "lab_cores"), text)
         if pool.memory_mib < 1024:
-            text = f"leaves {pool.memory_mib} MiB of {machine.memory_mib} for each node; 1024 is the least"
+            text = f"leaves {pool.memory_mib} MiB of {host.memory_mib} for each node; 1024 is the least"
             document.wrong(("pools", pool.name, "count"), text)
 
 

@@ -84,7 +84,7 @@ def _services(cluster: Cluster) -> list[MachineSpec]:
 
 def _node(cluster: Cluster, pool: Pool, name: str, index: int, first: int) -> MachineSpec:
     made = cluster.spec.machines
-    here = cluster.machine if PLACES[pool.place].engine else None
+    here = cluster.host if PLACES[pool.place].engine else None
     return MachineSpec(
         name=name,
         group=pool.name,

@@ -18,15 +18,15 @@ def render(cluster: Cluster) -> dict[str, str]:
     Every compute node gets cores of its own while there are enough, in the order of the nodes; beyond that
     nodes share them.
     """
-    machine = cluster.machine
-    assert machine, "only a lab has a compose file"
+    host = cluster.host
+    assert host, "only a lab has a compose file"
     mounted = nodes.render(cluster)
     pools: list[dict[str, Any]] = []
     first = 0
     for pool in cluster.pools:
         hosts = []
         for name in pool.nodes:
-            cores = sorted((first + i) % machine.cores for i in range(pool.cpus))
+            cores = sorted((first + i) % host.cores for i in range(pool.cpus))
             hosts.append({"name": name, "cpuset": ",".join(str(core) for core in cores)})
             first += pool.cpus
         assert pool.stack, "a lab runs jobs, so every pool has a stack"
@@ -43,12 +43,12 @@ def render(cluster: Cluster) -> dict[str, str]:
     text = fill(
         "compose.yaml",
         cluster,
-        machine=machine,
+        host=host,
         pools=pools,
         stacks=stacks,
-        checkout=in_compose(machine.checkout),
-        in_unit=in_unit(machine.checkout),
-        stacks_folder={stack: in_compose(machine.cache / "stacks" / stack) for stack in stacks},
+        checkout=in_compose(host.checkout),
+        in_unit=in_unit(host.checkout),
+        stacks_folder={stack: in_compose(host.cache / "stacks" / stack) for stack in stacks},
         user=cluster.users[0],
     )
     return {"compose.yaml": text}

@@ -33,7 +33,7 @@ def facts(cluster: Cluster, pool: Pool) -> dict[str, Any]:
         "cluster": cluster.name,
         "pool": pool.name,
         "hardware": pool.hardware.name,
-        "architecture": cluster.machine.arch if cluster.machine else pool.hardware.architecture,
+        "architecture": cluster.host.arch if cluster.host else pool.hardware.architecture,
         "cpus": pool.cpus,
         "memory_mib": pool.memory_mib,
         "simulated": pool.simulated,
@@ -63,7 +63,7 @@ def _cost(cluster: Cluster, pool: Pool) -> dict[str, Any]:
         power, share, price, hardware = pool.hardware.power, 1.0, pool.usd_per_hour, pool.hardware.name
     else:
         host = _profile(THIS_HOST)
-        cores = cluster.machine.cores if cluster.machine else pool.cpus
+        cores = cluster.host.cores if cluster.host else pool.cpus
         power, share, hardware = host.power, min(1.0, pool.cpus / cores), host.name
         price = host.price.usd_per_hour if host.price else None
     return {

@@ -16,7 +16,7 @@ ENVIRONMENTS = {"nvidia": "nvidia_gpu_env", "amd": "amd_gpu_env", "intel": "onea
 
 def render(cluster: Cluster) -> dict[str, str]:
     """Every file of Slurm below slurm/."""
-    lab = cluster.machine
+    lab = cluster.host
     cgroups = lab is None or lab.cgroup == 2
     plugin, about, switches = topology.render(cluster)
     files = {

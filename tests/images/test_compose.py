@@ -22,7 +22,7 @@ def test_compose_reads_what_was_meant(name: str, path: str, tmp_path: Path) -> N
     root = checkout(tmp_path)
     (root / "clusters" / f"{name}.yaml").write_text((CHECKOUT / f"clusters/{name}.yaml").read_text())
     machine = replace(LAPTOP, checkout=Path(path), cache=Path(path) / "cache")
-    cluster = load_cluster(f"clusters/{name}.yaml", root=root, machine=machine)
+    cluster = load_cluster(f"clusters/{name}.yaml", root=root, host=machine)
     (tmp_path / "compose.yaml").write_text(render(cluster)["compose.yaml"])
     done = subprocess.run(
         ["docker", "compose", "--file", tmp_path / "compose.yaml", "config", "--format", "json"],

@@ -25,7 +25,7 @@ from infra.base.paths import CHECKOUT, cache
 from infra.base.progress import Step
 from infra.host import engine
 from infra.images import targets
-from infra.model.machine import read_machine
+from infra.model.host import read_host
 
 CGROUP_1 = "SYSTEMD_PROC_CMDLINE=systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
 IMAGES = {"deb13": "machine", "deb12": "machine-debian-12"}
@@ -205,7 +205,7 @@ def boxes(
     `name` tells the machines of one test module from another's.
     """
     tags = {image: _image(image) for image in {*wanted.values()}}
-    machine = read_machine()
+    machine = read_host()
     network = f"slipway-test-{name}-{os.getpid()}"
     lab = Boxes(folder, network)
     subprocess.run(

@@ -21,7 +21,7 @@ from infra.model.load import load_cluster
 from infra.provision.events import Change
 from infra.provision.metal import given
 from infra.provision.metal.redfish import CONNECT_S
-from infra.provision.stack import Provisioner
+from infra.provision.provisioner import Provisioner
 from tests.provision import emulator as emulators
 from tests.provision.emulator import PASSWORD, USER, Emulator, processors, server
 

@@ -24,7 +24,7 @@ from infra.base.process import output
 from infra.base.progress import Step
 from infra.model.load import load_cluster
 from infra.provision.events import Change
-from infra.provision.stack import Outputs, Provisioner
+from infra.provision.provisioner import Outputs, Provisioner
 
 TESTED = {"real": ["place docker", "shared disk: a volume"]}
 
@@ -318,7 +318,7 @@ UP = """
 import sys
 from infra.model.load import load_cluster
 from infra.base.progress import Step
-from infra.provision.stack import Provisioner
+from infra.provision.provisioner import Provisioner
 Provisioner(load_cluster(sys.argv[1])).up(Step("machines", None))
 """
 

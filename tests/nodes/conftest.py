@@ -13,8 +13,8 @@ from testinfra.host import Host
 
 from infra.base.paths import build
 from infra.model.cluster import Cluster
+from infra.model.host import read_host
 from infra.model.load import load_cluster
-from infra.model.machine import read_machine
 from infra.model.shape import parts
 
 PARTS = ("db", "slurmdbd", "slurmctld", "login", "compute")
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @cache
 def _cluster(path: str) -> Cluster:
-    return load_cluster(Path(path), machine=read_machine())
+    return load_cluster(Path(path), host=read_host())
 
 
 def connect(cluster: Cluster, name: str) -> Host:

@@ -19,7 +19,7 @@ from infra.model.cluster import Cluster
 from infra.model.load import load_cluster, load_profile
 from infra.provision import policies
 from infra.provision.graph import graph, record
-from infra.provision.stack import Provisioner
+from infra.provision.provisioner import Provisioner
 from tests.provision.clouds import SHAPES, in_cloud, load, made
 from tests.strategies import clusters, schedulable
 

@@ -113,7 +113,7 @@ def test_people_of_a_directory_and_accounts_with_an_underscore(site: Path) -> No
 def test_what_a_lab_does_not_read_is_refused(changes: dict[str, Any], said: list[str], site: Path) -> None:
     site.write_text(json.dumps(small_cluster(name="site", place="lab", services=None) | changes))
     try:
-        load_cluster(site, root=site.parent.parent, machine=LAPTOP)
+        load_cluster(site, root=site.parent.parent, host=LAPTOP)
         told = ""
     except Mistake as mistake:
         told = str(mistake)
@@ -125,7 +125,7 @@ def test_a_lab_has_no_user_that_systemd_cannot_make(site: Path) -> None:
     users = {"jane.doe": {"accounts": ["research"]}}
     site.write_text(json.dumps(small_cluster(name="site", place="lab", services=None, users=users)))
     with pytest.raises(Mistake, match=r"users.jane.doe: has a dot, and systemd-sysusers makes no such user"):
-        load_cluster(site, root=site.parent.parent, machine=LAPTOP)
+        load_cluster(site, root=site.parent.parent, host=LAPTOP)
 
 
 def lines_of(path: Path, mistakes: list[tuple[int, str]]) -> str:
@@ -145,7 +145,7 @@ def test_a_mistake_is_one_line(case: str, site: Path) -> None:
     assert what in RIGHT
     site.write_text(RIGHT.replace(what, by, 1))
     with pytest.raises(Mistake) as caught:
-        load_cluster(site, root=site.parent.parent, machine=LAPTOP)
+        load_cluster(site, root=site.parent.parent, host=LAPTOP)
     assert str(caught.value) + "\n" == lines_of(Path("clusters/site.yaml"), mistakes)
 
 
@@ -227,7 +227,7 @@ def lab(**pool: Any) -> dict[str, Any]:
 def test_a_lab_must_fit_this_machine(data: dict[str, Any], text: str, site: Path) -> None:
     site.write_text(json.dumps(data))
     with pytest.raises(Mistake) as caught:
-        load_cluster(site, root=site.parent.parent, machine=LAPTOP)
+        load_cluster(site, root=site.parent.parent, host=LAPTOP)
     assert str(caught.value) == f"clusters/site.yaml:1: {text}"
 
 

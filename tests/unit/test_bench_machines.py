@@ -57,7 +57,7 @@ def test_many_small_machines_are_a_cluster_that_this_host_can_hold(
 ) -> None:
     (tmp_path / "build").mkdir()
     monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
-    monkeypatch.setattr(machines, "read_machine", lambda: LAPTOP)
+    monkeypatch.setattr(machines, "read_host", lambda: LAPTOP)
     cluster = machines._many(30)
     assert [spec.name for spec in shape.machines(cluster)] == ["head", *(f"n-{n}" for n in range(1, 31))]
 

@@ -90,7 +90,7 @@ def test_a_kubeconfig_of_the_users_that_is_none_is_one_line_and_stays(
     file.write_text(text)
     monkeypatch.setattr(config, "users_own", lambda: file)
     with pytest.raises(Mistake) as mistake:
-        config.undo(Kind(load_cluster("clusters/kind.yaml", machine=LAPTOP)))
+        config.undo(Kind(load_cluster("clusters/kind.yaml", host=LAPTOP)))
     assert "\n" not in str(mistake.value)
     assert "left as it is" in str(mistake.value)
     assert file.read_text() == text

@@ -56,7 +56,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def kind(tmp_path: Path) -> Kind:
-    return Elsewhere(load_cluster("clusters/kind.yaml", machine=LAPTOP), tmp_path)
+    return Elsewhere(load_cluster("clusters/kind.yaml", host=LAPTOP), tmp_path)
 
 
 def wanted(kind: Kind, text: str) -> jobs.Wanted:

@@ -27,12 +27,12 @@ POLICIES = CHECKOUT / "k8s/base/policies/jobs.yaml"
 def load(root: Path, data: dict[str, Any]) -> Cluster:
     path = root / "clusters" / f"{data['name']}.yaml"
     path.write_text(json.dumps(data))
-    return load_cluster(path, root=root, machine=LAPTOP)
+    return load_cluster(path, root=root, host=LAPTOP)
 
 
 def ours(root: Path, name: str) -> Cluster:
     (root / f"clusters/{name}.yaml").write_text((CHECKOUT / f"clusters/{name}.yaml").read_text())
-    return load_cluster(f"clusters/{name}.yaml", root=root, machine=LAPTOP)
+    return load_cluster(f"clusters/{name}.yaml", root=root, host=LAPTOP)
 
 
 def documents(text: str) -> list[dict[str, Any]]:
@@ -190,12 +190,12 @@ def test_a_pod_reads_the_figures_of_its_kind_of_machine(root: Path, tmp_path: Pa
     text = (CHECKOUT / "tests/golden/clusters/mixed.yaml").read_text()
     file = root / "clusters/mixed.yaml"
     file.write_text(text)
-    assert set(machines.files(load_cluster(file, root=root, machine=LAPTOP))) == {
+    assert set(machines.files(load_cluster(file, root=root, host=LAPTOP))) == {
         *("gpu.json", "a100-sxm-8x.json"),
         *("cpu.json", "cpu-epyc-2s.json"),
     }
     file.write_text(text.replace("cpu-epyc-2s\n    count", "h100-sxm-8x\n    count"))
-    cluster = load_cluster(file, root=root, machine=LAPTOP)
+    cluster = load_cluster(file, root=root, host=LAPTOP)
     found = machines.files(cluster)
     assert set(found) == {"a100-sxm-8x.json", "h100-sxm-8x.json"}, "GPUs of two types: a job has to say which"
     stand_ins = tuple(dataclasses.replace(pool, simulated=True) for pool in cluster.pools)

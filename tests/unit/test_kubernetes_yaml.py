@@ -34,7 +34,7 @@ def files(root: Path) -> Iterator[tuple[str, str]]:
         source = CHECKOUT / f"clusters/{name}.yaml"
         source = source if source.is_file() else GOLDEN / "clusters" / f"{name}.yaml"
         (root / f"clusters/{name}.yaml").write_text(source.read_text())
-        for path, text in render(load_cluster(f"clusters/{name}.yaml", root=root, machine=LAPTOP)).items():
+        for path, text in render(load_cluster(f"clusters/{name}.yaml", root=root, host=LAPTOP)).items():
             if path == "kind.yaml" or (path.startswith("kubernetes/") and path.endswith(".yaml")):
                 yield f"{name}/{path}", text
     for file in sorted((CHECKOUT / "k8s").rglob("*")):

@@ -81,7 +81,7 @@ def imported() -> None:
         "kubernetes.client",
         "kubernetes.config",
         "pulumi.automation",
-        "infra.provision.stack",
+        "infra.provision.provisioner",
     ):
         importlib.import_module(name)
 

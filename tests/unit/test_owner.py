@@ -9,12 +9,12 @@ import pytest
 from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT
 from infra.host import engine
+from infra.model.host import read_host
 from infra.model.load import load_cluster
-from infra.model.machine import read_machine
 from infra.places import owner
 from infra.render.compose import render
 
-LAB = load_cluster(CHECKOUT / "clusters/lab.yaml", machine=read_machine())
+LAB = load_cluster(CHECKOUT / "clusters/lab.yaml", host=read_host())
 
 
 @pytest.fixture

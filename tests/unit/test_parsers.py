@@ -90,7 +90,7 @@ SHIPPED = sorted(path.name for path in (CHECKOUT / "clusters").glob("*.yaml"))
 def test_every_file_of_a_shipped_cluster_is_what_its_reader_takes(name: str, tmp_path: Path) -> None:
     root = checkout(tmp_path)
     (root / "clusters" / name).write_text((CHECKOUT / "clusters" / name).read_text())
-    for path, text in render(load_cluster(f"clusters/{name}", root=root, machine=LAPTOP)).items():
+    for path, text in render(load_cluster(f"clusters/{name}", root=root, host=LAPTOP)).items():
         read = parse(path, text)
         if path.endswith(".yaml"):  # and readers of YAML 1.2 read the same
             assert list(YAML(typ="safe", pure=True).load_all(text)) == read, path
@@ -112,7 +112,7 @@ def test_words_of_people_end_no_file_early_and_change_none(
     file = root / "clusters" / f"{data['name']}.yaml"
     file.write_text(json.dumps(data, ensure_ascii=False))
     here = Path("/home") / where.replace("/", "").replace("\\", "")
-    cluster = load_cluster(file, root=root, machine=replace(LAPTOP, checkout=here, cache=here / "cache"))
+    cluster = load_cluster(file, root=root, host=replace(LAPTOP, checkout=here, cache=here / "cache"))
     read = {path: parse(path, text) for path, text in render(cluster).items()}
     compose: Any = read["compose.yaml"][0]  # type: ignore[index]
     mounted = {volume["source"] for volume in compose["services"]["login"]["volumes"]}

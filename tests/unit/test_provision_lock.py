@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from infra.provision import lock
-from infra.provision.stack import begun
+from infra.provision.provisioner import begun
 
 
 def test_only_a_process_of_this_host_that_is_gone_is_dead() -> None:

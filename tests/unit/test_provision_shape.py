@@ -23,7 +23,7 @@ ROOMY = replace(LAPTOP, memory_mib=10_000_000)
 def load(root: Path, data: dict[str, Any]) -> Cluster:
     path = root / "clusters" / f"{data['name']}.yaml"
     path.write_text(json.dumps(data))
-    return load_cluster(path, root=root, machine=ROOMY)
+    return load_cluster(path, root=root, host=ROOMY)
 
 
 def on_docker(**changes: Any) -> dict[str, Any]:

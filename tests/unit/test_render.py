@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 def load(root: Path, data: dict[str, Any]) -> Cluster:
     path = root / "clusters" / f"{data['name']}.yaml"
     path.write_text(json.dumps(data))
-    return load_cluster(path, root=root, machine=LAPTOP)
+    return load_cluster(path, root=root, host=LAPTOP)
 
 
 # The one with most kinds of files first: the others are told by what they have otherwise.
@@ -49,7 +49,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
         source = own if own.exists() else CHECKOUT / f"clusters/{name}.yaml"
         (root / "clusters" / f"{name}.yaml").write_text(source.read_text())
     return {
-        name: render(load_cluster(f"clusters/{name}.yaml", root=root, machine=LAPTOP))
+        name: render(load_cluster(f"clusters/{name}.yaml", root=root, host=LAPTOP))
         for name in GOLDEN_CLUSTERS
     }
 
@@ -290,7 +290,7 @@ def test_spank_plugins_of_the_site_are_lines_of_plugstack(root: Path) -> None:
 
 def test_the_lab_leaves_room_for_the_host(root: Path) -> None:
     (root / "clusters/lab.yaml").write_text((CHECKOUT / "clusters/lab.yaml").read_text())
-    cluster = load_cluster("clusters/lab.yaml", root=root, machine=LAPTOP)
+    cluster = load_cluster("clusters/lab.yaml", root=root, host=LAPTOP)
     [pool] = cluster.pools
     assert pool.simulated and pool.cpus == 4
     assert LAPTOP.memory_mib - pool.memory_mib * pool.count >= LAPTOP.memory_mib // 4
@@ -312,7 +312,7 @@ def test_writing_again_changes_nothing_and_removes_what_went(root: Path) -> None
 def test_what_cgroup_v1_cannot_do_is_stated(root: Path) -> None:
     (root / "clusters/lab.yaml").write_text((CHECKOUT / "clusters/lab.yaml").read_text())
     old = replace(LAPTOP, cgroup=1, energy=True)
-    files = render(load_cluster("clusters/lab.yaml", root=root, machine=old))
+    files = render(load_cluster("clusters/lab.yaml", root=root, host=old))
     assert "CgroupPlugin=disabled\n" in files["slurm/cgroup.conf"]
     slurm = files["slurm/slurm.conf"]
     assert (

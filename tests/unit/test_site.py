@@ -18,7 +18,7 @@ from infra.places.site.site import Site, remote
 from infra.render import render
 from tests.checkout import LAPTOP
 
-SITE = load_cluster(CHECKOUT / "clusters/site.yaml", machine=LAPTOP)
+SITE = load_cluster(CHECKOUT / "clusters/site.yaml", host=LAPTOP)
 
 
 def made(tmp_path: Path, **more: Any) -> Site:

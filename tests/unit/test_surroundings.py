@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from infra.base.paths import CHECKOUT
-from infra.model import machine
+from infra.model import host
 from infra.model.load import load_cluster
 from infra.places.site import play, ssh
 from infra.places.site.site import Site
@@ -39,8 +39,8 @@ FOLDERS = (
 
 
 def lab(folder: Path) -> str:
-    here = replace(machine.read_machine(), checkout=folder, cache=folder / "cache")
-    return compose.render(load_cluster(CHECKOUT / "clusters/lab.yaml", machine=here))["compose.yaml"]
+    here = replace(host.read_host(), checkout=folder, cache=folder / "cache")
+    return compose.render(load_cluster(CHECKOUT / "clusters/lab.yaml", host=here))["compose.yaml"]
 
 
 def uninterpolated(text: str) -> str:
@@ -118,10 +118,10 @@ def test_ssh_reads_its_configuration_whatever_the_folder_is_called(
 def test_a_user_id_without_a_name_is_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
     monkeypatch.delenv("SUDO_UID", raising=False)
-    found = machine.read_machine()
+    found = host.read_host()
     assert (found.user, found.uid) == ("4000000000", 4_000_000_000)
     monkeypatch.setenv("SUDO_UID", "nobody")
-    assert machine.read_machine().uid == 4_000_000_000
+    assert host.read_host().uid == 4_000_000_000
 
 
 @pytest.fixture(scope="module")

@@ -150,8 +150,8 @@ class Kind:
 
     def _network(self) -> None:
         """A network of the cluster's own, with the MTU of this host's link; kind takes one that is there."""
-        assert self.cluster.machine, "a lab is on this machine"
-        mtu = {"com.docker.network.driver.mtu": str(self.cluster.machine.mtu)}
+        assert self.cluster.host, "a lab is on this machine"
+        mtu = {"com.docker.network.driver.mtu": str(self.cluster.host.mtu)}
         if not self.networks():
             # kind labels its containers with the cluster alone; the network says whose that is
             engine.make_network(self.network, {LABEL: self.name, **owner.labels()}, mtu)

@@ -19,7 +19,7 @@ def down(cluster: Cluster, *, purge: bool) -> None:
     if (site.folder / "pulumi").is_dir():
         with step("tools") as this:
             tools(this)
-        from infra.provision.stack import Provisioner
+        from infra.provision.provisioner import Provisioner
 
         if site.file.is_file():
             for machine in site.machines:

@@ -81,7 +81,7 @@ def plan(cluster: Cluster, *, as_json: bool) -> int:
 
 def make(cluster: Cluster, newer: Sequence[str] = ()) -> Plan:
     """Ask all three. `newer`: what `make upgrade` would change, which is a change of the cluster."""
-    from infra.provision.stack import Provisioner
+    from infra.provision.provisioner import Provisioner
 
     site = Site(cluster)
     with step("machines") as this:

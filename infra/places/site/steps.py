@@ -66,7 +66,7 @@ def provision(site: Site, this: Step, anew: str | None = None) -> bool:
 
     `anew`: only this machine, which is replaced.
     """
-    from infra.provision.stack import Provisioner
+    from infra.provision.provisioner import Provisioner
 
     outputs = Provisioner(site.cluster, this).up(this, anew=anew)
     files.put(site.file, json.dumps(asdict(outputs), indent=2) + "\n")

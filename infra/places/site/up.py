@@ -103,7 +103,7 @@ def empty_doomed(site: Site, *, requeue: bool) -> None:
     """Drain the nodes whose machines Pulumi would make anew. Raises Failure where that would lose a database."""
     if not site.file.is_file():
         return
-    from infra.provision.stack import Provisioner
+    from infra.provision.provisioner import Provisioner
 
     with step("preview") as this:
         changes = Provisioner(site.cluster, this).preview()

@@ -35,12 +35,12 @@ class Storage:
 
 def network(cluster: Cluster) -> Network:
     """A bridge with the cluster's range, whose packets are no longer than the host's."""
-    assert cluster.machine, "place docker is on this machine; the loader has read it"
+    assert cluster.host, "place docker is on this machine; the loader has read it"
     name = resource_name(cluster, "network")
     props = {
         "name": name,
         "cidr": str(cluster.spec.machines.cidr),
-        "mtu": cluster.machine.mtu,
+        "mtu": cluster.host.mtu,
         "labels": tags(cluster),
     }
     return Network(name, resources.Network("network", props))
@@ -57,7 +57,7 @@ def machine(
     cluster: Cluster, spec: MachineSpec, network: Network, storage: Storage | None, inputs: Inputs
 ) -> dict[str, Any]:
     """A container that is reached by SSH."""
-    here = cluster.machine
+    here = cluster.host
     assert here
     needs = [network.resource, *([storage.resource] if storage else [])]
     made = resources.Machine(
@@ -88,10 +88,10 @@ def machine(
 
 def mounts(cluster: Cluster, spec: MachineSpec, storage: Storage | None) -> list[list[str]]:
     """The shared volume, and the stacks that jobs on this machine use, from the user's cache."""
-    assert cluster.machine
+    assert cluster.host
     found = [["volume", storage.name, storage.path, "rw"]] if storage else []
     for pool in cluster.pools:
         if pool.stack and (spec.group == pool.name or "login" in spec.parts):
             folder = pool.stack.folder
-            found.append(["bind", f"{cluster.machine.cache}/stacks/{folder}", f"/opt/stack/{folder}", "ro"])
+            found.append(["bind", f"{cluster.host.cache}/stacks/{folder}", f"/opt/stack/{folder}", "ro"])
     return sorted({tuple(mount): mount for mount in found}.values())

@@ -21,8 +21,8 @@ class Worker:
 
 def render(cluster: Cluster) -> dict[str, str]:
     """kind.yaml of a cluster of place `lab`."""
-    machine = cluster.machine
-    assert machine, "only a lab has a kind cluster"
+    host = cluster.host
+    assert host, "only a lab has a kind cluster"
     workers = [
         Worker(
             node=node,
@@ -31,11 +31,11 @@ def render(cluster: Cluster) -> dict[str, str]:
             taints=taints(pool),
             # A container sees the whole machine. What is not the pool's is reserved, so that a worker's allocatable
             # is what the cluster file gives it, and two workers, or Slurm's nodes beside them, have their shares.
-            reserved_cpus=max(0, machine.cores - pool.cpus),
-            reserved_mib=max(0, machine.memory_mib - pool.memory_mib),
+            reserved_cpus=max(0, host.cores - pool.cpus),
+            reserved_mib=max(0, host.memory_mib - pool.memory_mib),
         )
         for pool in cluster.pools
         for node in pool.nodes
     ]
     stacks = sorted({pool.stack.folder for pool in cluster.pools if pool.stack})
-    return {"kind.yaml": fill("kind.yaml", cluster, machine=machine, workers=workers, stacks=stacks)}
+    return {"kind.yaml": fill("kind.yaml", cluster, host=host, workers=workers, stacks=stacks)}

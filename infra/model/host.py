@@ -13,7 +13,7 @@ ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aar
 
 
 @dataclass(frozen=True)
-class Machine:
+class Host:
     """Facts of one host, and of the person who typed the command."""
 
     cores: int  # logical CPUs that this process may use
@@ -29,10 +29,10 @@ class Machine:
     cache: Path
 
 
-def read_machine() -> Machine:
+def read_host() -> Host:
     """The facts of this host. Reads /proc and /sys; changes nothing, asks no network."""
     user, uid, gid = _person()
-    return Machine(
+    return Host(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         arch=ARCHITECTURES.get(platform.machine(), platform.machine()),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.model.machine import _energy
+from infra.model.host import _energy
 
 CPUINFO = "processor\t: {cpu}\nvendor_id\t: {vendor}\nphysical id\t: {socket}\ncore id\t\t: 0\n\n"
 
