@@ -86,6 +86,8 @@ def make(name: str, size: int, dtype: str, ranks: Any) -> Case:
     import torch
     import torch.distributed as dist
 
+    from jobs.parallel import versions
+
     kind = getattr(torch, dtype)
     rank, n = ranks.rank, ranks.size
     count = size // kind.itemsize
@@ -120,7 +122,7 @@ def make(name: str, size: int, dtype: str, ranks: Any) -> Case:
         return Case(
             source,
             result,
-            lambda: dist.all_gather_single(result, source),
+            lambda: versions.all_gather(result, source),
             numbers(rank, part, 97),
             everyone,
         )
@@ -129,7 +131,7 @@ def make(name: str, size: int, dtype: str, ranks: Any) -> Case:
         return Case(
             source,
             result,
-            lambda: dist.reduce_scatter_single(result, source),
+            lambda: versions.reduce_scatter(result, source),
             numbers(rank, count, 4),
             total(part, rank * part),
         )

@@ -1,4 +1,4 @@
-"""torchrun's agent with six habits more; jobs/torchrun.py puts it in place of torch's own.
+"""torchrun's agent with seven habits more; jobs/torchrun.py puts it in place of torch's own.
 
 - A worker that ends with exit code 2, a mistake that the next start would meet again, is not started again.
 - What is started again is told since when (`SLIPWAY_FAILED_UNIX`, `SLIPWAY_AGENT_UNIX`), for its waterfall, and
@@ -6,6 +6,8 @@
 - Each round of workers meets in a store of its own. torch 2.14 keeps the first one's for all, and its place as well:
   started again, workers may read where a dead one listened ("Gloo connectFullMesh failed"), and when another node
   becomes the first, the others look for it at the old one.
+- Nodes that wait for others ask every second, and torch takes an answer of less than a second ago for a new one: up
+  to two seconds after the last one came. Few nodes ask more often.
 - A worker that was stopped (SIGSTOP) and stays so is killed: torchrun's SIGTERM would wait 30 s for it.
 - Workers are forked from a process that has imported torch, instead of importing it each (jobs/launch/fork.py).
 - Workers that are to end have the time that the job was promised, not torch's 30 s (TORCH_ELASTIC_SHUTDOWN_TIMEOUT),
@@ -15,6 +17,7 @@ Bound to the private names of torch in the stack's lock; tests/jobs/test_heartbe
 """
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -25,12 +28,14 @@ from typing import Any
 
 from torch.distributed.elastic.multiprocessing import api as multiprocessing
 from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous, utils
 from torch.distributed.launcher import api
 
 from jobs.launch import fork
 
 # From the signal to the end: save, and stop. As long as the job is promised; its launchers' files say so.
 PATIENCE_S = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "60"))
+QUESTIONS = 20  # a second, of all nodes together, while they wait for the last of them
 STOPPED_S = 6.0  # after the heartbeat, which can say more, had its time
 
 
@@ -47,6 +52,10 @@ class Agent(api.LocalElasticAgent):
 
     def _rendezvous(self, worker_group: Any) -> None:
         handler = worker_group.spec.rdzv_handler
+        if hasattr(handler, "_state_holder"):
+            pace = min(1.0, handler.settings.max_nodes / QUESTIONS)
+            handler._state_holder._cache_duration = pace
+            dynamic_rendezvous._delay = functools.partial(_wait, pace)
         for kept in ("_bootstrap_store_info", "_shared_tcp_store_server"):
             if hasattr(handler, kept):
                 setattr(handler, kept, None)
@@ -94,6 +103,11 @@ def stopped(pid: int) -> bool:
     except OSError:
         return False
     return state == "T"
+
+
+def _wait(pace: float, seconds: float | tuple[float, float]) -> None:
+    """torch's wait between two questions, shorter by `pace`; of two numbers it takes one between them."""
+    utils._delay(tuple(each * pace for each in seconds) if isinstance(seconds, tuple) else seconds * pace)
 
 
 class Handler(SubprocessHandler):

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.utils.checkpoint import checkpoint
 
+from jobs.parallel import versions
+
 
 def positions(time: int, rank: int, ranks: int) -> Tensor:
     """Positions of a sequence of `time` that a rank has, in the order in which it has them."""
@@ -33,14 +35,14 @@ class Gather(torch.autograd.Function):
     def forward(ctx: Any, mine: Tensor, group: Any) -> Tensor:
         ctx.group = group
         every = mine.new_empty((dist.get_world_size(group), *mine.shape))
-        dist.all_gather_into_tensor(every, mine.contiguous()[None], group=group)
+        versions.all_gather(every, mine.contiguous()[None], group)
         return every
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         every = gradients[0].contiguous()
         mine = torch.empty_like(every[:1])
-        dist.reduce_scatter_tensor(mine, every, group=ctx.group)
+        versions.reduce_scatter(mine, every, ctx.group)
         return mine[0], None
 
 

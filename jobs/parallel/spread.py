@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from jobs.config import Compute, Config
 from jobs.model import precision
 from jobs.model.contract import Contract
+from jobs.parallel import versions
 from jobs.parallel.mesh import Mesh
 from jobs.parallel.ranks import Ranks, end, start
 
@@ -123,8 +124,6 @@ def _replicate(network: nn.Module, blocks: Sequence[nn.Module], devices: Any) ->
 
     which overlaps the averages with the backward pass, without the sharding.
     """
-    from torch.distributed._composable.replicate_with_fsdp import replicate
-
     for block in blocks:
-        replicate(block, mesh=devices["replicate"])
-    replicate(network, mesh=devices["replicate"])
+        versions.replicate(block, devices)
+    versions.replicate(network, devices)

@@ -339,15 +339,13 @@ def begin(ranks: Any, limit_s: float, folder: Path) -> Heart:
     """The heart of this process, beating. Called by all ranks."""
     store: Any = None
     if ranks.size > 1 and limit_s:
-        from datetime import timedelta
-
         import torch.distributed as dist
-        from torch.distributed.distributed_c10d import _get_default_store, _world
+        from torch.distributed.distributed_c10d import _world
+
+        from jobs.parallel import versions
 
         name = ranks.told(str(time.time_ns()))  # torchrun's store lives on when workers are started again
-        own = _get_default_store().clone()  # a connection of the thread's own
-        own.set_timeout(timedelta(seconds=limit_s))
-        store = dist.PrefixStore(f"heartbeat-{name}", own)
+        store = dist.PrefixStore(f"heartbeat-{name}", versions.connection(limit_s))
 
     def begun() -> int:
         groups = [group for group in list(_world.pg_map) if group is not ranks.background]

@@ -1,0 +1,65 @@
+"""What the torch of one stack calls otherwise than that of another, or does not have: here, and nowhere else.
+
+images/stacks/cuda13 has torch 2.14; cuda12, for GPUs that CUDA 13 does not drive any more, 2.7. Each function asks for
+what is there, not for a number. tests/unit/test_stacks.py knows every name of torch that jobs/ uses, and
+`tests/run-jobs --stack=cuda12` runs the tests.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def all_gather(result: torch.Tensor, source: torch.Tensor, group: Any = None) -> None:
+    """Every rank's `source`, one after the other, in `result`."""
+    known = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+    getattr(dist, known)(result, source, group=group)
+
+
+def reduce_scatter(result: torch.Tensor, source: torch.Tensor, group: Any = None) -> None:
+    """This rank's part of the sum of every rank's `source`."""
+    known = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
+    getattr(dist, known)(result, source, group=group)
+
+
+def connection(timeout_s: float) -> Any:
+    """Another connection to the store where the ranks met, for a thread of its own."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    store = _get_default_store()
+    if hasattr(store, "clone"):
+        own = store.clone()
+    else:
+        own = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    own.set_timeout(timedelta(seconds=timeout_s))
+    return own
+
+
+def replicate(module: torch.nn.Module, devices: Any) -> None:
+    """Average a module's gradients over the mesh's dimension `replicate`, as FSDP2 does it, without its sharding."""
+    try:
+        from torch.distributed._composable.replicate_with_fsdp import replicate
+    except ImportError:  # it is FSDP2 over one shard
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(module, mesh=devices["replicate", "shard"], reshard_after_forward=False)
+    else:
+        replicate(module, mesh=devices["replicate"])
+
+
+def stager(pinned: bool) -> Any:
+    """What copies a state to CPU memory by `.stage(state)`, and returns when that is done."""
+    from torch.distributed.checkpoint import staging
+
+    if not hasattr(staging, "DefaultStager"):
+        return staging.BlockingAsyncStager()
+    options = staging.StagingOptions(
+        use_pinned_memory=pinned,
+        use_shared_memory=False,
+        use_async_staging=False,
+        use_non_blocking_copy=pinned,
+    )
+    return staging.DefaultStager(options)
