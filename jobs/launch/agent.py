@@ -1,4 +1,4 @@
-"""torchrun's agent with seven habits more; jobs/torchrun.py puts it in place of torch's own.
+"""torchrun's agent with eight habits more; jobs/torchrun.py puts it in place of torch's own.
 
 - A worker that ends with exit code 2, a mistake that the next start would meet again, is not started again.
 - What is started again is told since when (`SLIPWAY_FAILED_UNIX`, `SLIPWAY_AGENT_UNIX`), for its waterfall, and
@@ -10,6 +10,7 @@
   to two seconds after the last one came. Few nodes ask more often.
 - A worker that was stopped (SIGSTOP) and stays so is killed: torchrun's SIGTERM would wait 30 s for it.
 - Workers are forked from a process that has imported torch, instead of importing it each (jobs/launch/fork.py).
+- A signal that ends it while it starts its workers is acted upon when it knows them all; torch would leave some behind.
 - Workers that are to end have the time that the job was promised, not torch's 30 s (TORCH_ELASTIC_SHUTDOWN_TIMEOUT),
   also when the number of nodes changes.
 
@@ -23,7 +24,9 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import api as multiprocessing
@@ -43,7 +46,8 @@ class Agent(api.LocalElasticAgent):
     """One node's agent: starts its workers, watches them, meets the other nodes' agents."""
 
     def _start_workers(self, worker_group: Any) -> Any:
-        started = super()._start_workers(worker_group)
+        with ENDS.after():
+            started = super()._start_workers(worker_group)
         self._pids = list(started.values())
         if not hasattr(self, "_watch"):
             self._watch = threading.Thread(target=self._end_stopped, name="stopped-workers", daemon=True)
@@ -96,6 +100,37 @@ class Agent(api.LocalElasticAgent):
                         os.kill(pid, signal.SIGKILL)
 
 
+class Ends:
+    """The signals that end an agent: at once, as torch has it, or when it has started the workers that it is at.
+
+    A worker that it does not know yet would be left behind.
+    """
+
+    def __init__(self) -> None:
+        self._terminate = multiprocessing._terminate_process_handler
+        self._busy = False
+        self._came: list[int] = []
+
+    def handler(self, number: int, frame: FrameType | None) -> None:
+        if self._busy:
+            self._came.append(number)
+        else:
+            self._terminate(number, frame)
+
+    @contextlib.contextmanager
+    def after(self) -> Iterator[None]:
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+            if self._came:
+                self._terminate(self._came[0], None)
+
+
+ENDS = Ends()
+
+
 def stopped(pid: int) -> bool:
     """Whether a process is stopped by a signal; one that a debugger holds (t) is not."""
     try:
@@ -133,3 +168,4 @@ def install(server: fork.ForkServer | None) -> None:
     api.LocalElasticAgent = Agent
     Handler.server = server
     multiprocessing.get_subprocess_handler = Handler
+    multiprocessing._terminate_process_handler = ENDS.handler

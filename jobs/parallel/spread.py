@@ -106,6 +106,7 @@ def _shard(
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     from torch.distributed.tensor import Shard
 
+    versions.averages_on_cpu()
     kind = precision.AUTOCAST.get(compute.precision)
     options = {
         "mesh": devices["replicate", "shard"] if mesh.replicate > 1 else devices["shard"],

@@ -5,6 +5,7 @@ what is there, not for a number. tests/unit/test_stacks.py knows every name of t
 `tests/run-jobs --stack=cuda12` runs the tests.
 """
 
+import inspect
 import os
 from datetime import timedelta
 from typing import Any
@@ -45,9 +46,29 @@ def replicate(module: torch.nn.Module, devices: Any) -> None:
     except ImportError:  # it is FSDP2 over one shard
         from torch.distributed.fsdp import fully_shard
 
+        averages_on_cpu()
         fully_shard(module, mesh=devices["replicate", "shard"], reshard_after_forward=False)
     else:
         replicate(module, mesh=devices["replicate"])
+
+
+def averages_on_cpu() -> None:
+    """Before FSDP2 is used: that of torch 2.7 asks gloo for a mean, which gives the sum without a word.
+
+    Then it is made to add and divide, as it does for fp16.
+    """
+    from torch.distributed.fsdp._fully_shard import _fsdp_collectives as collectives
+
+    known: Any = getattr(collectives, "_get_gradient_divide_factors", None)
+    if known is None or list(inspect.signature(known).parameters)[2:] != ["reduce_dtype", "device_type"]:
+        return
+
+    def factors(scatter: Any, reduce: Any, dtype: torch.dtype, device: str = "") -> Any:
+        if device != "cpu":
+            return known(scatter, reduce, dtype, device)
+        return 1.0, float(scatter.size() * (reduce.size() if reduce else 1))
+
+    vars(collectives)[known.__name__] = factors
 
 
 def stager(pinned: bool) -> Any:

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from jobs.launch import fork
+from jobs.torchrun import workers
 from tests.jobs.conftest import CHECKOUT, Trainer, clean
+from tests.jobs.world import forks
 
 TESTED = {"real": ["training on one node"]}
 
@@ -227,3 +229,22 @@ def test_with_and_without_a_fork_the_losses_are_the_same(trainer: Trainer, undis
     )
     assert done.returncode == 0, done
     assert trainer.losses() == undisturbed.losses()
+
+
+def test_a_signal_during_the_start_leaves_no_worker_behind(tmp_path: Path) -> None:
+    """It comes as soon as the first of three workers is there, while the agent still starts the others."""
+    process = forks().popen(
+        [
+            *(sys.executable, "-u", "-m", "jobs.torchrun", "--standalone", "--nproc-per-node=3"),
+            *(*PROBE[2:], "wait"),
+        ],
+        cwd=CHECKOUT,
+        env=clean(),
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    while not workers(process.pid):
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)  # which ends when the last one has closed its output
+    assert process.returncode == 128 + signal.SIGTERM
