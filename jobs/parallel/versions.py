@@ -1,8 +1,8 @@
 """What the torch of one stack calls otherwise than that of another, or does not have: here, and nowhere else.
 
 images/stacks/cuda13 has torch 2.14; cuda12, for GPUs that CUDA 13 does not drive any more, 2.7. Each function asks for
-what is there, not for a number. tests/unit/test_stacks.py knows every name of torch that jobs/ uses, and
-`tests/run-jobs --stack=cuda12` runs the tests.
+what is there, not for a number. tests/torch-names.txt has every name of torch that the other files use, which
+each stack must have, and `tests/run-jobs --stack=cuda12` runs the tests (make test-more).
 """
 
 import inspect

@@ -153,7 +153,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Train
 def no_children_left() -> Iterator[None]:
     """A test that leaves a process behind fails, and the process is ended."""
     yield
-    left = set(children(os.getpid())) - helpers()
+    left = {pid: said(pid) for pid in set(children(os.getpid())) - helpers()}
     for child in left:
         os.kill(child, signal.SIGKILL)
     assert not left
+
+
+def said(pid: int) -> str:
+    """What a process is, and whether it still lives."""
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return f"{state} {Path(f'/proc/{pid}/cmdline').read_text()}"
