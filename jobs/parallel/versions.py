@@ -69,18 +69,3 @@ def averages_on_cpu() -> None:
         return 1.0, float(scatter.size() * (reduce.size() if reduce else 1))
 
     vars(collectives)[known.__name__] = factors
-
-
-def stager(pinned: bool) -> Any:
-    """What copies a state to CPU memory by `.stage(state)`, and returns when that is done."""
-    from torch.distributed.checkpoint import staging
-
-    if not hasattr(staging, "DefaultStager"):
-        return staging.BlockingAsyncStager()
-    options = staging.StagingOptions(
-        use_pinned_memory=pinned,
-        use_shared_memory=False,
-        use_async_staging=False,
-        use_non_blocking_copy=pinned,
-    )
-    return staging.DefaultStager(options)
