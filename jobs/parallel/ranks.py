@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from jobs.cli.errors import Failure, Mistake
 from jobs.cluster import address, node, slurm
+from jobs.parallel import versions
 
 T = TypeVar("T")
 
@@ -43,11 +44,11 @@ class Ranks:
 
     def patient(self) -> None:
         """From here on ranks wait for each other for long: data, the first step, validation."""
-        _set_timeout(self.slow)
+        versions.set_timeout(self.slow)
 
     def hurry(self) -> None:
         """From here on they are at the same step: who is late is lost."""
-        _set_timeout(self.quick)
+        versions.set_timeout(self.quick)
 
     def told(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
@@ -152,11 +153,3 @@ def _driver() -> str:
 
 def end() -> None:
     dist.destroy_process_group()
-
-
-def _set_timeout(timeout: timedelta) -> None:
-    """Of all collectives to come in the group of all ranks."""
-    if hasattr(dist, "set_timeout"):
-        dist.set_timeout(timeout)
-    else:  # torch before 2.14
-        dist.distributed_c10d._set_pg_timeout(timeout)

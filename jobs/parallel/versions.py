@@ -26,6 +26,14 @@ def reduce_scatter(result: torch.Tensor, source: torch.Tensor, group: Any = None
     getattr(dist, known)(result, source, group=group)
 
 
+def set_timeout(timeout: timedelta) -> None:
+    """Of all collectives to come in the group of all ranks."""
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(timeout)
+    else:
+        dist.distributed_c10d._set_pg_timeout(timeout)
+
+
 def connection(timeout_s: float) -> Any:
     """Another connection to the store where the ranks met, for a thread of its own."""
     from torch.distributed.distributed_c10d import _get_default_store
