@@ -43,6 +43,7 @@ class Layout:
         self.context: Any = None
         if mesh.plain:
             return
+        versions.allow(mesh)
         from torch.distributed.device_mesh import init_device_mesh
 
         copies, weights = mesh.replicate, mesh.shard
@@ -125,6 +126,8 @@ def _replicate(network: nn.Module, blocks: Sequence[nn.Module], devices: Any) ->
 
     which overlaps the averages with the backward pass, without the sharding.
     """
+    from torch.distributed._composable.replicate_with_fsdp import replicate
+
     for block in blocks:
-        versions.replicate(block, devices)
-    versions.replicate(network, devices)
+        replicate(block, mesh=devices["replicate"])
+    replicate(network, mesh=devices["replicate"])

@@ -5,6 +5,7 @@ what is there, not for a number. tests/torch-names.txt has every name of torch t
 each stack must have, and `tests/run-jobs --stack=cuda12` runs the tests (make test-more).
 """
 
+import importlib.util
 import inspect
 import os
 from datetime import timedelta
@@ -12,6 +13,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from jobs.cli.errors import Mistake
+from jobs.parallel.mesh import Mesh
+
+REPLICATE = "torch.distributed._composable.replicate_with_fsdp"  # came when the rest of it had become usable
 
 
 def all_gather(result: torch.Tensor, source: torch.Tensor, group: Any = None) -> None:
@@ -47,17 +53,14 @@ def connection(timeout_s: float) -> Any:
     return own
 
 
-def replicate(module: torch.nn.Module, devices: Any) -> None:
-    """Average a module's gradients over the mesh's dimension `replicate`, as FSDP2 does it, without its sharding."""
-    try:
-        from torch.distributed._composable.replicate_with_fsdp import replicate
-    except ImportError:  # it is FSDP2 over one shard
-        from torch.distributed.fsdp import fully_shard
-
-        averages_on_cpu()
-        fully_shard(module, mesh=devices["replicate", "shard"], reshard_after_forward=False)
-    else:
-        replicate(module, mesh=devices["replicate"])
+def allow(mesh: Mesh) -> None:
+    """Raises Mistake for a mesh that this torch cannot compute on: its DTensors and schedules fail half-way there."""
+    simple = mesh.plain or (mesh.form == "fsdp" and mesh.world == mesh.shard)
+    if not simple and importlib.util.find_spec(REPLICATE) is None:
+        raise Mistake(
+            f"mesh: torch {torch.__version__} of this stack knows ddp, and fsdp over all ranks; "
+            f"{mesh.line()} needs a newer one (images/stacks/cuda13)"
+        )
 
 
 def averages_on_cpu() -> None:
