@@ -9,7 +9,7 @@ from jobs.parallel import versions
 from jobs.parallel.mesh import Mesh
 from tests import torchnames
 
-TESTED = {"real": ["stacks"]}
+TESTED = {"real": ["training on one node"]}
 
 
 @pytest.mark.parametrize("name", torchnames.known())
