@@ -129,9 +129,9 @@ class Machines:
 
     def command(self, call: Call) -> list[str]:
         values = [f"{name}={value}" for name, value in call.variables.items()]
-        below = Path(call.folder).relative_to(CHECKOUT) if call.folder else Path()
-        begin = f'cd -- "$HOME/slipway" && {BEGIN}' if call.folder else BEGIN
-        line = ["env", *values, "sh", "-c", begin, "slurm", call.id, str(below), call.name, *call.words]
+        below = str(Path(call.folder).relative_to(CHECKOUT)) if call.folder else "/"
+        begin = f'cd -- "$HOME/slipway" || exit 2\n{BEGIN}' if call.folder else BEGIN
+        line = ["env", *values, "sh", "-c", begin, "slurm", call.id, below, call.name, *call.words]
         how = ["-t" if call.terminal else "-T", *([] if call.stdin else ["-n"])]
         return [*self.ssh, *how, self.login, f"sudo -n -H -u {shlex.quote(USER)} -- {shlex.join(line)}"]
 

@@ -1,8 +1,10 @@
 """What bin/sbatch and its brothers take from the shell that they are called in, and what not. Run: tests/lab."""
 
 import os
+import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.base.paths import CHECKOUT
+from infra.base.wait import until
 from infra.commands import slurm
 
 BIN = CHECKOUT / "bin"
@@ -231,3 +234,62 @@ def test_a_hostile_shell_changes_nothing_of_what_is_started(tmp_path: Path) -> N
     assert seen["LC_ALL"] == "C.UTF-8"
     assert "--env SBATCH_QOS" in (tmp_path / "words").read_text()
     assert " -i" not in (tmp_path / "words").read_text()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A login node by SSH, played here: ssh and sudo run what they are given, Slurm says what it sees."""
+    name = f"machines{os.getpid()}"
+    config = CHECKOUT / "build" / name / "ssh/config"
+    config.parent.mkdir(parents=True)
+    config.touch()
+    (tmp_path / "home/slipway/jobs").mkdir(parents=True)
+    scripts = {
+        "ssh": 'for last; do :; done; cd /; exec sh -c "$last"',
+        "sudo": f'while [ "$1" != -- ]; do shift; done; shift; HOME={tmp_path}/home exec "$@"',
+        "sbatch": 'pwd; printf "<%s>" "$@"; echo; echo "$SBATCH_QOS $SLURM_CONF"; exit 4',
+        "srun": f'trap "echo told; exit 5" TERM; touch {tmp_path}/started; while :; do sleep 0.05; done',
+        "squeue": "pwd",
+    }
+    for program, script in scripts.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / program).chmod(0o755)
+    yield {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLIPWAY_CLUSTER": name}
+    shutil.rmtree(CHECKOUT / "build" / name)
+
+
+def test_machines_are_reached_in_the_users_copy_of_the_folder(
+    machines: dict[str, str], tmp_path: Path
+) -> None:
+    env = machines | {"SBATCH_QOS": 'it\'s "own"', "SLURM_CONF": "/elsewhere"}
+    words = ["--job-name=a b|$c", "x.sh"]
+    done = subprocess.run(
+        [BIN / "sbatch", *words], cwd=CHECKOUT / "jobs", env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 4, done.stderr
+    assert done.stdout == f'{tmp_path}/home/slipway/jobs\n<--job-name=a b|$c><x.sh>\nit\'s "own" \n'
+    elsewhere = subprocess.run([BIN / "squeue"], cwd="/tmp", env=env, capture_output=True, text=True)
+    assert (elsewhere.returncode, elsewhere.stdout, elsewhere.stderr) == (0, "/\n", "")
+
+
+def test_a_folder_that_the_copy_lacks_is_told(machines: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "home/slipway/jobs").rmdir()
+    done = subprocess.run(
+        [BIN / "sbatch", "x.sh"], cwd=CHECKOUT / "jobs", env=machines, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, "sbatch: jobs is not on the cluster\n")
+
+
+def test_signals_reach_machines(machines: dict[str, str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [BIN / "srun", "x"],
+        cwd=CHECKOUT,
+        env=machines,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    until("srun to begin", (tmp_path / "started").exists, timeout_s=30, every_s=0.02)
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, said) == (5, "told\n")
