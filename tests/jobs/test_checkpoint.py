@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from jobs.cli.errors import Failure, Mistake
 from jobs.resilience import interval
 from jobs.telemetry import metrics
 from jobs.tools import record
+from jobs.trainable import Trainable
 from tests.jobs.conftest import CHECKOUT, Trainer
 
 TESTED = {"real": ["training on one node"]}
@@ -104,12 +106,20 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(
 
 
 def test_a_finished_run_goes_on_with_more_steps_at_another_rate_and_says_so(
-    trained: Trainer, capsys: pytest.CaptureFixture[str]
+    trained: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     losses = trained.losses()
     capsys.readouterr()
+    real, decays = Trainable.load_state, []
+
+    def load_state(self: Trainable, state: dict[str, Any]) -> None:
+        real(self, state)
+        decays.append({group["weight_decay"] for group in self.optimizer.param_groups})
+
+    monkeypatch.setattr(Trainable, "load_state", load_state)
     trained.here(train__steps=40, checkpoint__every=10, train__learning_rate=0.001, train__weight_decay=0.2)
     output = capsys.readouterr().out
+    assert decays == [{0.0, 0.2}]  # the new one, not that of the checkpoint
     assert resumed_from(trained) == 30
     assert "from here on train.steps is 40; it was 30" in output
     assert "from here on train.learning_rate is 0.001; it was 0.01" in output
