@@ -1,40 +1,82 @@
-"""Compose's own parser takes the lab's file, and mounts the checkout whatever its path is. Needs Docker's client."""
+"""A lab's containers, without Slurm in them: where they are, and what a Compose that was killed leaves to the next."""
 
 import json
-import os
 import subprocess
-from dataclasses import replace
-from pathlib import Path
+import sys
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from infra.base.paths import CHECKOUT
-from infra.model.load import load_cluster
-from infra.render import render
-from tests.checkout import LAPTOP, checkout
+from infra.images.targets import Target
+from infra.places import owner
+from infra.places.lab import up
+from infra.places.lab.compose import SERVICES, Project
+from infra.places.lab.down import remove
 
-TESTED = {"text": ["place lab"]}
+TESTED = {"stand-in": ["place lab"]}
+
+NAME = "test-compose"
+ANEW = f"""
+from infra.places.lab.compose import Project
+project = Project("{NAME}")
+project.compose("up", "--detach", "--force-recreate", log=project.folder / "compose.log")
+"""
 
 
-@pytest.mark.parametrize("name", ["lab", "both"])
-@pytest.mark.parametrize("path", ["/home/ada/slipway", "/home/ada/my work/50 % $HOME 'x' {y}"])
-def test_compose_reads_what_was_meant(name: str, path: str, tmp_path: Path) -> None:
-    root = checkout(tmp_path)
-    (root / "clusters" / f"{name}.yaml").write_text((CHECKOUT / f"clusters/{name}.yaml").read_text())
-    machine = replace(LAPTOP, checkout=Path(path), cache=Path(path) / "cache")
-    cluster = load_cluster(f"clusters/{name}.yaml", root=root, host=machine)
-    (tmp_path / "compose.yaml").write_text(render(cluster)["compose.yaml"])
-    done = subprocess.run(
-        ["docker", "compose", "--file", tmp_path / "compose.yaml", "config", "--format", "json"],
-        env={**os.environ, "NODE_IMAGE": "node"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, "nothing that Compose warns of"
-    services = json.loads(done.stdout)["services"]
-    assert set(services) == {"db", "slurmdbd", "slurmctld", "login", *cluster.nodes}
-    for node in ("login", *cluster.nodes):
-        sources = {volume["source"].replace("$$", "$") for volume in services[node]["volumes"]}
-        assert path in sources
-        assert any(source.startswith(f"{path}/cache/stacks/") for source in sources)
+@pytest.fixture(scope="module")
+def project(built: dict[str, Target]) -> Iterator[Project]:
+    """Containers with the names of a lab's, which sleep."""
+    project = Project(NAME)
+    project.folder.mkdir(parents=True, exist_ok=True)
+    services = {
+        name: {
+            "image": built["base"].where,
+            "container_name": project.container(name),
+            "command": ["sleep", "infinity"],
+            "init": True,
+            "networks": ["cluster"],
+            "labels": owner.labels(),
+        }
+        for name in (*SERVICES, "c1", "c2")
+    }
+    text = json.dumps({"name": project.name, "services": services, "networks": {"cluster": {}}})
+    (project.folder / "compose.yaml").write_text(text)
+    yield project
+    remove(project, volumes=True)
+
+
+def start(project: Project) -> dict[str, tuple[str, ...]]:
+    """As cluster-up does; the address of each node."""
+    cluster: Any = SimpleNamespace(name=NAME, place="lab", nodes=["c1", "c2"])
+    up._compose_up(project, cluster, anew=False)
+    return {node.name: node.addresses for node in project.containers()}
+
+
+@pytest.mark.more
+def test_a_container_keeps_its_address(project: Project) -> None:
+    before = start(project)
+    assert len(set(before.values())) == len(SERVICES) + 2
+    nodes = [project.container(name) for name in ("c1", "c2")]
+    subprocess.run(["docker", "stop", "--time", "0", *nodes], check=True, capture_output=True)
+    for node in reversed(nodes):
+        subprocess.run(["docker", "start", node], check=True, capture_output=True)
+    assert {node.name: node.addresses for node in project.containers()} == before
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("after_s", [0.8, 1.2, 1.6, 2.0, 2.4])
+def test_a_compose_that_was_killed_leaves_no_container_under_another_name(
+    project: Project, after_s: float
+) -> None:
+    before = start(project)
+    killed = subprocess.Popen([sys.executable, "-c", ANEW], cwd=CHECKOUT)
+    time.sleep(after_s)
+    killed.kill()
+    killed.wait()
+    assert start(project) == before
+    for node in project.containers():
+        assert (node.container, node.state) == (project.container(node.name), "running")

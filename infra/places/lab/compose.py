@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from infra.base import paths, process
 from infra.base.errors import Failure
+from infra.base.wait import settled
 from infra.host import engine
 from infra.model import nodestate
 
@@ -63,11 +66,30 @@ class Project:
             "plain",
             *words,
         ]
+        self.end_left()
         together = list(TOGETHER) if shutil.which(TOGETHER[0]) else []
         try:
             process.logged([*together, *command], log)
         except Failure as failure:
             raise Failure(str(failure).replace(f"{TOGETHER[0]} failed", "docker compose failed", 1)) from None
+
+    def end_left(self) -> None:
+        """End the `docker compose` of a run that was killed, which takes its time to go by itself.
+
+        Who calls holds the cluster, so that there is no other.
+        """
+        settled(lambda: "Compose" if self._kill_left() else "", 30, every_s=0.1)
+
+    def _kill_left(self) -> bool:
+        """SIGKILL to every process that is Compose on this project; whether there was one."""
+        found = False
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has ended since, or is another user's
+                words = file.read_bytes().split(b"\0")
+                if b"--project-directory" in words and str(self.folder).encode() in words:
+                    os.kill(int(file.parent.name), signal.SIGKILL)
+                    found = True
+        return found
 
     def containers(self) -> list[Node]:
         """Every container of the project, running or not, in the order of their names."""

@@ -41,6 +41,8 @@ def remove(project: Project, *, volumes: bool) -> tuple[int, int]:
     """Remove what Docker has of the cluster; returns how many containers and volumes that were."""
     removed: set[tuple[engine.Kind, str]] = set()
 
+    project.end_left()
+
     def look() -> str:
         there = _there(project, volumes=volumes)
         try:

@@ -13,7 +13,7 @@ from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT
 from infra.base.progress import Step, console, step
 from infra.base.wait import settled
-from infra.host import docker
+from infra.host import docker, engine
 from infra.images import targets
 from infra.model import hostlist, nodestate
 from infra.model.cluster import Cluster
@@ -175,14 +175,33 @@ def _compose_up(project: Project, cluster: Cluster, *, anew: bool) -> None:
         there = None
     words = ["up", "--detach", "--remove-orphans", *(["--force-recreate"] if anew else [])]
     for tries_left in (2, 1, 0):
+        _remove_renamed(project)
         network.write(project.folder, [*SERVICES, *cluster.nodes], there, f"{project.name}-asks")
         try:
             project.compose(*words, log=project.folder / "logs" / "compose.log")
-            return
         except Failure as failure:
             # another network may have been given the range between our question and Compose's
             if "overlaps" not in str(failure) or there or not tries_left:
                 raise
+            continue
+        if not _renamed(project):
+            return
+        there = project.network()
+    raise Failure(f"not called as they should be: {', '.join(_renamed(project))}; run: make cluster-down")
+
+
+def _renamed(project: Project) -> list[str]:
+    """Containers under another name than their node's.
+
+    Compose renames what it replaces. A run that was killed just then leaves it so, and Compose itself would go on
+    with it; but no node is found by such a name.
+    """
+    return [node.container for node in project.containers() if node.container != project.container(node.name)]
+
+
+def _remove_renamed(project: Project) -> None:
+    for container in _renamed(project):
+        engine.remove_container(container)
 
 
 def apply_accounts(project: Project) -> None:
