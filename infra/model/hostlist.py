@@ -57,9 +57,9 @@ def compress(names: Iterable[str]) -> str:
     return ",".join(parts)
 
 
-def widths(first: str, last: str) -> Iterator[tuple[str, str]]:
-    """The range from `first` to `last` as ranges whose ends are as long: 08 to 100 is 08 to 99, and 100."""
-    while len(first) < len(last):
+def even(first: str, last: str) -> Iterator[tuple[str, str]]:
+    """A range with leading zeros as ranges whose ends are as long: 08 to 100 is 08 to 99, and 100 to 100."""
+    while first.startswith("0") and 1 < len(first) < len(last):
         yield first, "9" * len(first)
         first = "1" + "0" * len(first)
     yield first, last

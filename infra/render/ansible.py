@@ -41,13 +41,13 @@ def _group(pool: Pool) -> str:
 
 
 def _ranges(hosts: str) -> dict[str, None]:
-    """A host list as Ansible writes it, both ends as long: gpu-[08-100,120] is gpu-[08:99], gpu-100 and gpu-120."""
+    """A host list as Ansible writes it, with zeros as wide: gpu-[08-100,120] is gpu-[08:99], gpu-100 and gpu-120."""
     found = []
     for part in re.split(r",(?![^\[]*\])", hosts):
         prefix, _, inside = part.rstrip("]").partition("[")
         for numbers in inside.split(","):
             first, _, last = numbers.partition("-")
-            for low, high in hostlist.widths(first, last or first):
+            for low, high in hostlist.even(first, last or first):
                 found.append(f"{prefix}{low}" if low == high else f"{prefix}[{low}:{high}]")
     return dict.fromkeys(found)
 
