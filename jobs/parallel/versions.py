@@ -8,6 +8,8 @@ each stack must have, and `tests/run-jobs --stack=cuda12` runs the tests (make t
 import importlib.util
 import inspect
 import os
+import pickle
+import traceback
 from datetime import timedelta
 from typing import Any
 
@@ -51,6 +53,22 @@ def connection(timeout_s: float) -> Any:
         own = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     own.set_timeout(timedelta(seconds=timeout_s))
     return own
+
+
+def exceptions_travel() -> None:
+    """Before checkpoints are written: torch 2.7 sends what went wrong with its stack, which Python 3.13 cannot pickle.
+
+    Then it goes without: a full disk is told as that.
+    """
+    from torch.distributed.checkpoint import utils
+
+    try:
+        raise OSError
+    except OSError as error:
+        try:
+            pickle.dumps(utils._wrap_exception(error))
+        except TypeError:
+            vars(utils)["_wrap_exception"] = lambda exception: (exception, traceback.StackSummary())
 
 
 def allow(mesh: Mesh) -> None:

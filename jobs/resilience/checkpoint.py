@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from jobs.cli.errors import Mistake
+from jobs.parallel import versions
 from jobs.parallel.ranks import Ranks
 from jobs.resilience import kept
 from jobs.resilience.staging import Stage
@@ -120,6 +121,7 @@ class Checkpoints:
         group, folder = self.ranks.background, self._half_done(step)
         if self.ranks.first:
             shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
+        versions.exceptions_travel()
         dcp.save(state, storage_writer=dcp.FileSystemWriter(folder, sync_files=True), process_group=group)
         try:
             mine: Any = {
