@@ -94,7 +94,7 @@ def _pass_on() -> None:
             with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
                 os.kill(child, signal.SIGUSR2)
             told.add(child)
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def children(parent: int) -> list[int]:

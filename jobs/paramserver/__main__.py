@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,9 @@ def _serve(
     ranks = everyone.start(config.run.peer_timeout_s)
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed % 2**64)
+    config = replace(
+        config, server=replace(config.server, parts=parts)
+    )  # as many as it is, in what is written
     written, fixed = options.to_yaml(config), [*config.trajectory(), "server.staleness", "server.parts"]
     folder = claim.take(config.run.folder, written, fixed, MAY_CHANGE)
     starts = claim.starts(folder)
