@@ -88,6 +88,6 @@ def test_a_sweep_of_submitit_is_an_array_whose_jobs_differ(lab: Lab) -> None:
     printed = login(lab, *SUBMITIT, "--wait", "--sweep=train.seed=1,2", "--train.steps=5")
     number = printed.split("_")[0]
     assert printed.count("completed, ") == 2
-    raw = lab.ok(f"sacct -X -n -P -j {number} -o jobidraw").split()
+    raw = lab.ok(f"sacct -X -n -P -j {number} -o jobid").split()
     losses = {history(job.Run(each))[-1] for each in raw}
     assert len(raw) == len(losses) == 2

@@ -48,7 +48,8 @@ def test_a_job_without_gpus_sees_none(lab: Lab) -> None:
 
 def test_what_does_not_exist_is_refused_with_slurms_reason(lab: Lab) -> None:
     for ask, reason in {
-        "--gres=gpu:h100:9": "Requested node configuration is not available",
+        # whichever of its cores, its memory and its GPUs Slurm looks at first
+        "--gres=gpu:h100:9": "More processors requested than permitted|configuration is not available",
         "--gres=gpu:b200:1": "Requested node configuration is not available|Invalid generic resource",
         "--partition=none": "invalid partition specified",
         "--account=none": "Invalid account or account/partition combination specified",
