@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.base.paths import CHECKOUT
+from infra.base.wait import until
 from infra.places.kind.done import Done
 from jobs.tools.record import Record
 from tests import trials
@@ -32,15 +33,23 @@ def test_it_ends_with_a_model_that_learned(kind: Trial) -> None:
 
 
 def test_a_second_run_changes_nothing_and_says_so(kind: Trial) -> None:
-    objects = "deployments,daemonsets,clusterqueues,pytorchjobs,pods,nodes,configmaps"
-    look = f"kubectl get {objects} -A -o custom-columns=U:.metadata.uid,G:.metadata.generation --no-headers"
-    before = [(container.name, container.started) for container in kind.kind.containers()], kind.ok(look)
+    def look() -> set[str]:
+        """Every container with its start, every object with its generation, and whether it is being deleted."""
+        objects = "deployments,daemonsets,clusterqueues,pytorchjobs,pods,nodes,configmaps"
+        columns = (
+            "K:.kind,N:.metadata.name,U:.metadata.uid,G:.metadata.generation,D:.metadata.deletionTimestamp"
+        )
+        found = kind.ok(f"kubectl get {objects} -A -o custom-columns={columns} --no-headers").splitlines()
+        return {f"{each.name} {each.started}" for each in kind.kind.containers()} | set(found)
+
+    # pods of the tests before this one have up to a minute to end in
+    until("what goes to be gone", lambda: all(line.endswith("<none>") for line in look() if "Pod " in line))
+    before = look()
     done = kind.make("cluster-up")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing to change" in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1
-    after = [(container.name, container.started) for container in kind.kind.containers()], kind.ok(look)
-    assert after == before
+    assert look() ^ before == set()
 
 
 @pytest.mark.parametrize("verb", [["up", "--job", ""], ["down", "--purge"]])
