@@ -80,7 +80,7 @@ render: $(venv)/ready ## write build/<cluster>/ from hardware/ and clusters/
 show: $(venv)/ready ## what a cluster file means: nodes, cores, GPUs, memory, power, price
 	@$(infra) show $(CLUSTER)
 
-check: $(venv)/provision-ready ## format, lint, types and unit tests; under a minute
+check: $(venv)/provision-ready ## format, lint, types and unit tests; about a minute
 	@tests/check
 
 test: $(venv)/provision-ready ## every tier: check, images, jobs, a real lab, real machines, Kubernetes (WRITE=1: minutes into tests/README.md)
