@@ -26,6 +26,7 @@ class Place(ABC):
     what: ClassVar[str]  # of which it is made, for messages
     scheduler: "ClassVar[Scheduler]"
     job: ClassVar[str] = JOB
+    rows: ClassVar[str] = "nodes"  # of `state`: what each must be well
 
     def __init__(self, cluster: "Cluster") -> None:
         self.cluster = cluster
@@ -63,9 +64,10 @@ class Place(ABC):
     def show(self, state: dict[str, Any]) -> None:
         """Print what `state` found for people."""
 
-    @abstractmethod
     def well(self, state: dict[str, Any]) -> bool:
-        """Whether everything that should run does."""
+        """Whether there is something of the cluster, and all of it runs as it should."""
+        there = state[self.rows]
+        return bool(there) and all(each["ok"] for each in there)
 
     @abstractmethod
     def logs(self, node: str, *, follow: bool) -> None:

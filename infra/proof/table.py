@@ -4,6 +4,7 @@ Not by `squeue --json`: a site may run Slurm 22.05, whose JSON has other keys. H
 no name has, and ends with the one field that people write.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Table
@@ -32,11 +33,22 @@ def parse(said: str) -> list[dict[str, str]]:
     return rows
 
 
-def show(jobs: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("job", *COLUMNS[1:]):
-        table.add_column(column)
-    for row in jobs:
-        table.add_row(*row.values())
+def show(jobs: list[dict[str, Any]], unknown: str) -> None:
+    """Print the jobs, or why they are not known."""
     console.print()
-    console.print(table if jobs else "no jobs")
+    if unknown:
+        console.print(f"no job is known: {unknown}")
+    elif jobs:
+        console.print(rows(("job", *COLUMNS[1:]), [("", *job.values()) for job in jobs]))
+    else:
+        console.print("no jobs")
+
+
+def rows(columns: Iterable[str], cells: Iterable[tuple[str, ...]]) -> Table:
+    """A table without lines; each row begins with its style."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for style, *row in cells:
+        table.add_row(*row, style=style)
+    return table

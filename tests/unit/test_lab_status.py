@@ -2,9 +2,14 @@
 
 import pytest
 
+from infra.base.errors import Failure
+from infra.model.load import load_cluster
 from infra.model.nodestate import Node as Slurm
-from infra.places.lab.compose import Node
-from infra.places.lab.status import _row
+from infra.places.lab.compose import Node, Project
+from infra.places.lab.status import _row, collect
+from infra.places.place import of
+from infra.proof import table
+from tests.checkout import LAPTOP
 
 
 def row(name: str, slurm: Slurm | None, silence: str = "", health: str = "healthy") -> tuple[bool, str]:
@@ -32,3 +37,28 @@ def test_where_the_controller_is_silent_no_node_is_well() -> None:
 def test_a_node_is_well_by_slurms_word_and_its_own(slurm: Slurm | None, ok: bool) -> None:
     assert row("c1", slurm)[0] is ok
     assert row("c1", slurm, health="unhealthy")[0] is False
+
+
+@pytest.mark.parametrize("silent", ["slurmctld", "login"])
+def test_jobs_that_are_not_known_are_not_called_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], silent: str
+) -> None:
+    def run(self: Project, node: str, *words: str, **how: object) -> str:
+        if node == silent:
+            raise Failure(f"{node}: no answer")
+        return "c1|idle|Unknown|none" if node == "slurmctld" else ""
+
+    monkeypatch.setattr(Project, "containers", lambda self: [Node("c1", "lab-c1", "running", "healthy", "")])
+    monkeypatch.setattr(Project, "run", run)
+    found = collect(Project("lab"))
+    assert found["jobs"] == [] and "no answer" in found["unknown"]
+    table.show(found["jobs"], found["unknown"])
+    said = capsys.readouterr().out
+    assert "no answer" in " ".join(said.split()) and "no jobs" not in said
+
+
+@pytest.mark.parametrize(("cluster", "rows"), [("lab", "nodes"), ("kind", "nodes"), ("site", "machines")])
+def test_a_cluster_of_nothing_is_not_well(cluster: str, rows: str) -> None:
+    place = of(load_cluster(f"clusters/{cluster}.yaml", host=LAPTOP))
+    assert not place.well({rows: []})
+    assert place.well({rows: [{"ok": True}]}) and not place.well({rows: [{"ok": True}, {"ok": False}]})

@@ -1,22 +1,18 @@
 """Looking into a running kind cluster: state on one screen, logs, a shell, the environment of the user's own."""
 
-import shutil
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from rich.table import Table
-
 from infra.base.errors import Failure, Mistake
-from infra.base.paths import CHECKOUT, cache
+from infra.base.paths import CHECKOUT
 from infra.base.process import become, persons, run
 from infra.base.progress import console
 from infra.places.kind import deploy, facts
 from infra.places.kind import job as jobs
 from infra.places.kind.cluster import Kind, kubectl
-from infra.places.lab.look import JOURNAL
-from infra.places.lab.status import gib
+from infra.places.look import JOURNAL, disk, disk_line
+from infra.proof.table import rows
 
 
 def collect(kind: Kind) -> dict[str, Any]:
@@ -41,11 +37,7 @@ def collect(kind: Kind) -> dict[str, Any]:
         "unknown": why,  # why the jobs are not known; empty when they are
         "jobs": [asdict(each) for each in facts.jobs(world)],
         "waiting": facts.waiting_workloads(world),
-        "disk": {
-            "free_gib": round(shutil.disk_usage(CHECKOUT).free / 2**30, 1),
-            "cache_gib": gib(cache()),
-            "runs_gib": gib(kind.runs),
-        },
+        "disk": disk(kind.runs),
     }
 
 
@@ -77,7 +69,7 @@ def show(kind: Kind, found: dict[str, Any]) -> None:
     if not found["nodes"]:
         console.print(f"{found['cluster']}: not up; run: make cluster-up CLUSTER={kind.cluster.file}")
         return
-    console.print(_table(("node", "state", "GPUs", "CPU", "address", "what is wrong"), [
+    console.print(rows(("node", "state", "GPUs", "CPU", "address", "what is wrong"), [
         (
             ("" if node["ok"] else "red"),
             node["name"],
@@ -90,7 +82,7 @@ def show(kind: Kind, found: dict[str, Any]) -> None:
         for node in found["nodes"]
     ]))  # fmt: skip
     console.print()
-    rows = [
+    jobs_there = [
         (
             "",
             each["namespace"],
@@ -103,27 +95,14 @@ def show(kind: Kind, found: dict[str, Any]) -> None:
     ]
     if found["unknown"]:
         console.print(f"no node or job is known: {found['unknown']}")
-    elif rows:
-        console.print(_table(("namespace", "job", "state", "nodes", "waits for"), rows))
+    elif jobs_there:
+        console.print(rows(("namespace", "job", "state", "nodes", "waits for"), jobs_there))
     else:
         console.print("no jobs")
     others = [each for each in found["waiting"] if each["job"] not in {job["name"] for job in found["jobs"]}]
     for each in others:
         console.print(f"{each['namespace']}/{each['job']} waits in queue {each['queue']}: {each['why']}")
-    disk = found["disk"]
-    console.print(
-        f"\ndisk: {disk['free_gib']} GiB free; cache {disk['cache_gib']} GiB, runs {disk['runs_gib']} GiB"
-    )
-
-
-def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
-    """Each row begins with its style."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column)
-    for style, *cells in rows:
-        table.add_row(*cells, style=style)
-    return table
+    console.print(disk_line(found["disk"], "runs"))
 
 
 def logs(kind: Kind, what: str, *, follow: bool) -> None:

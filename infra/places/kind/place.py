@@ -37,9 +37,6 @@ class KindPlace(Place):
 
         show(self.kind, state)
 
-    def well(self, state: dict[str, Any]) -> bool:
-        return bool(state["nodes"]) and all(node["ok"] for node in state["nodes"])
-
     def logs(self, node: str, *, follow: bool) -> None:
         from infra.places.kind.look import logs
 

@@ -8,9 +8,8 @@ from infra.base.process import become, run
 from infra.base.progress import console, step
 from infra.model.cluster import Cluster
 from infra.places.lab.compose import Project
+from infra.places.look import JOURNAL
 from infra.proof import verify as checks
-
-JOURNAL = ["journalctl", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=40"]
 
 
 def logs(cluster: Cluster, node: str, *, follow: bool) -> None:

@@ -29,9 +29,6 @@ class LabPlace(Place):
 
         show(state)
 
-    def well(self, state: dict[str, Any]) -> bool:
-        return bool(state["nodes"]) and all(node["ok"] for node in state["nodes"])
-
     def logs(self, node: str, *, follow: bool) -> None:
         from infra.places.lab.look import logs
 

@@ -1,17 +1,13 @@
 """`make status`: nodes, jobs, health, addresses and disk of a running cluster, on one screen or as JSON."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from infra.base.errors import Failure
-from infra.base.paths import CHECKOUT, cache
-from infra.base.process import run
+from infra.base.paths import CHECKOUT
 from infra.base.progress import console
 from infra.model import nodestate
 from infra.model.cluster import Cluster
+from infra.places import look
 from infra.places.lab.compose import SERVICES, Node, Project
 from infra.proof import table
 
@@ -25,16 +21,13 @@ def collect(project: Project) -> dict[str, Any]:
     """Everything that `status` shows, as plain values."""
     containers = project.containers()
     slurm, silence = _slurm_nodes(project) if containers else ({}, "")
-    nodes = [_row(node, slurm, silence) for node in containers]
+    jobs, unknown = ([], f"slurmctld {silence}") if silence else _jobs(project) if containers else ([], "")
     return {
         "cluster": project.cluster,
-        "nodes": nodes,
-        "jobs": _jobs(project),
-        "disk": {
-            "free_gib": round(shutil.disk_usage(CHECKOUT).free / 2**30, 1),
-            "cache_gib": gib(cache()),
-            "runs_gib": gib(CHECKOUT / "runs"),
-        },
+        "nodes": [_row(node, slurm, silence) for node in containers],
+        "unknown": unknown,  # why the jobs are not known; empty when they are
+        "jobs": jobs,
+        "disk": look.disk(CHECKOUT / "runs"),
     }
 
 
@@ -68,20 +61,12 @@ def _slurm_nodes(project: Project) -> tuple[dict[str, nodestate.Node], str]:
         return {}, f"does not answer: {failure}"
 
 
-def _jobs(project: Project) -> list[dict[str, str]]:
+def _jobs(project: Project) -> tuple[list[dict[str, str]], str]:
+    """Every job, and why they are not known; a login node that is silent knows of none."""
     try:
-        return table.listed(project, project.login)
-    except Failure:
-        return []
-
-
-def gib(folder: Path) -> float:
-    """GiB on disk below `folder`; 0 where it is not there."""
-    if not folder.exists():
-        return 0.0
-    # Not by process.output: files may go while they are counted, which du calls a failure.
-    done = run(["du", "-sk", folder], capture_output=True, text=True)
-    return round(int((done.stdout or "0").split()[0]) / 2**20, 2)
+        return table.listed(project, project.login), ""
+    except Failure as failure:
+        return [], str(failure)
 
 
 def show(facts: dict[str, Any]) -> None:
@@ -89,21 +74,18 @@ def show(facts: dict[str, Any]) -> None:
     if not facts["nodes"]:
         console.print(f"{facts['cluster']}: not up; run: make cluster-up")
         return
-    nodes = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("node", "container", "Slurm", "address", "what is wrong"):
-        nodes.add_column(column)
-    for node in facts["nodes"]:
-        nodes.add_row(
+    columns = ("node", "container", "Slurm", "address", "what is wrong")
+    cells = [
+        (
+            "" if node["ok"] else "red",
             node["name"],
             node["health"] or node["state"],
             node["slurm"],
             node["address"],
             node["reason"],
-            style="" if node["ok"] else "red",
         )
-    console.print(nodes)
-    table.show(facts["jobs"])
-    disk = facts["disk"]
-    console.print(
-        f"\ndisk: {disk['free_gib']} GiB free; cache {disk['cache_gib']} GiB, runs/ {disk['runs_gib']} GiB"
-    )
+        for node in facts["nodes"]
+    ]
+    console.print(table.rows(columns, cells))
+    table.show(facts["jobs"], facts["unknown"])
+    console.print(look.disk_line(facts["disk"], "runs/"))

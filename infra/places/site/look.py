@@ -5,17 +5,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rich.table import Table
-
 from infra.base.errors import Failure, Mistake
 from infra.base.process import become, run
 from infra.base.progress import console
 from infra.model import nodestate
 from infra.model.cluster import Cluster
+from infra.places.look import JOURNAL
 from infra.places.site.site import Machine, Site, remote
 from infra.proof import table
 
-JOURNAL = ["journalctl", "--no-pager", "--no-hostname", "--output=short-iso", "--lines=40"]
 AT_ONCE = 32  # connections
 LOGS_S = 120.0  # for some lines of a journal over a slow line
 ANSWER_S = 30.0  # for a machine to do nothing; ssh gives up connecting after 10
@@ -35,7 +33,8 @@ def collect(site: Site) -> dict[str, Any]:
         except Failure as failure:
             silence = answers[site.controller] = f"slurmctld does not answer: {failure}"
     machines = [_row(m, answers[m.name], slurm, silence) for m in site.machines]
-    return {"cluster": site.name, "machines": machines, "jobs": jobs}
+    # why the jobs are not known; empty when they are
+    return {"cluster": site.name, "machines": machines, "unknown": silence, "jobs": jobs}
 
 
 def _row(machine: Machine, wrong: str, slurm: dict[str, nodestate.Node], silence: str) -> dict[str, Any]:
@@ -70,14 +69,20 @@ def _answer(site: Site, name: str) -> str:
 
 def show(facts: dict[str, Any]) -> None:
     """Print what `collect` found."""
-    machines = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("machine", "address", "hardware", "Slurm", "what is wrong"):
-        machines.add_column(column)
-    for row in facts["machines"]:
-        cells = [row["name"], row["address"], row["hardware"], row["slurm"], row["reason"]]
-        machines.add_row(*cells, style="" if row["ok"] else "red")
-    console.print(machines)
-    table.show(facts["jobs"])
+    columns = ("machine", "address", "hardware", "Slurm", "what is wrong")
+    cells = [
+        (
+            "" if row["ok"] else "red",
+            row["name"],
+            row["address"],
+            row["hardware"],
+            row["slurm"],
+            row["reason"],
+        )
+        for row in facts["machines"]
+    ]
+    console.print(table.rows(columns, cells))
+    table.show(facts["jobs"], facts["unknown"])
 
 
 def logs(cluster: Cluster, node: str, *, follow: bool) -> None:

@@ -9,6 +9,7 @@ from infra.places.verbs import Place
 class SitePlace(Place):
     what = "machines"
     scheduler = "slurm"
+    rows = "machines"
 
     def up(self, job: str, *, requeue: bool) -> None:
         from infra.places.site.up import up
@@ -30,9 +31,6 @@ class SitePlace(Place):
         from infra.places.site.look import show
 
         show(state)
-
-    def well(self, state: dict[str, Any]) -> bool:
-        return all(machine["ok"] for machine in state["machines"])
 
     def logs(self, node: str, *, follow: bool) -> None:
         from infra.places.site.look import logs
