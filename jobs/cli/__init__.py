@@ -1,1 +1,1 @@
-"""What every command line of the jobs shares: options and errors."""
+"""What every command line of the jobs shares: options, errors, files."""

@@ -32,6 +32,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.cli import files
+
 BEATS = 10  # in the time of silence that makes a rank dead
 SLACK = 4  # times the longest step so far, until a loop counts as stuck
 PATIENCE = 5  # times the limit, until silence in a long phase counts
@@ -372,11 +374,9 @@ def from_a_peer(error: BaseException) -> bool:
 
 def note_end(folder: Path, why: str, rank: int, host: str, step: int, silent_s: float) -> None:
     """Leave for the next start when and why this one ended; a full disk costs only that."""
-    beside = folder / f".ended-{os.getpid()}.tmp"
     facts = {"unix": time.time(), "why": why, "rank": rank, "host": host, "step": step, "silent_s": silent_s}
     with contextlib.suppress(OSError):
-        beside.write_text(json.dumps(facts) + "\n")
-        beside.replace(folder / "ended.json")
+        files.put(folder / "ended.json", json.dumps(facts) + "\n")
 
 
 def home() -> str:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.cli.files import free
+
 FORMAT = 2
 _NAME = re.compile(r"step-([0-9]{6,})")
 _LEFT_OVER = re.compile(r"\.(step|gone)-[0-9]{6,}")
@@ -100,7 +102,7 @@ def put(written: Path, folder: Path, step: int, owner: Owner) -> Path | None:
         if owner.owns(folder, step):
             _remove(folder, step)  # one that was torn, or it would not be written again
         else:
-            aside = _free(folder / f"{name(step)}-aside")
+            aside = free(folder / f"{name(step)}-aside")
             final.rename(aside)
     written.rename(final)
     return aside
@@ -122,12 +124,3 @@ def _remove(folder: Path, step: int) -> None:
     shutil.rmtree(gone, ignore_errors=True)
     (folder / name(step)).rename(gone)
     shutil.rmtree(gone)
-
-
-def _free(path: Path) -> Path:
-    """This name or the first of `-2`, `-3`, ... that is not taken."""
-    number, candidate = 1, path
-    while os.path.lexists(candidate):
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate

@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.cli import options
+from jobs.cli import files, options
 from jobs.cli.errors import Failure, Mistake
 from jobs.cluster import kubernetes, slurm
 
@@ -204,11 +204,7 @@ def completed(folder: Path) -> bool:
 
 def _aside(folder: Path) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(folder.stat().st_mtime))
-    number, place = 1, folder.with_name(f"{folder.name}-until-{stamp}")
-    while os.path.lexists(place):
-        number += 1
-        place = folder.with_name(f"{folder.name}-until-{stamp}-{number}")
-    folder.rename(place)
+    folder.rename(files.free(folder.with_name(f"{folder.name}-until-{stamp}")))
 
 
 def link_latest(folder: Path) -> None:
@@ -223,9 +219,7 @@ def link_latest(folder: Path) -> None:
 
 def keep_config(folder: Path, text: str) -> None:
     """Write `config.yaml`, the whole of it or nothing: others read it while the run goes on."""
-    beside = folder / ".config.yaml.tmp"
-    beside.write_text(text)
-    beside.replace(folder / "config.yaml")
+    files.put(folder / "config.yaml", text)
 
 
 def take(named: str, config: str, trajectory: Collection[str], may_change: Collection[str]) -> Path:

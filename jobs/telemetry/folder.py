@@ -22,6 +22,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jobs.cli import files
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -51,9 +53,7 @@ DIFF_BYTES = 1 << 20  # a longer diff is not kept, only named by its hash
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all: others read these files while the job runs."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    beside.replace(path)
+    files.put(path, json.dumps(content, indent=1) + "\n")
 
 
 def environment(

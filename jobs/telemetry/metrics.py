@@ -12,6 +12,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+from jobs.cli import files
 from jobs.cli.errors import Failure
 
 
@@ -24,9 +25,7 @@ class Metrics:
         if len(kept) < len(lines):  # before the others are replaced: told twice is better than lost
             with path.with_name("discarded.jsonl").open("a") as lost:
                 lost.writelines(json.dumps(line) + "\n" for line in lines[len(kept) :])
-        beside = path.with_suffix(".tmp")
-        beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        beside.replace(path)
+        files.put(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.path = path
         self._file = path.open("a", buffering=1)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.cli import files
 from jobs.telemetry import metrics
 
 ORDER = (
@@ -99,9 +100,7 @@ def caught_up(path: Path, seconds: float) -> str:
     lines = path.read_text().splitlines()
     last = json.loads(lines[-1])
     last["waterfall"]["catch_up"] = round(seconds, 3)
-    beside = path.with_suffix(".tmp")
-    beside.write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
-    beside.replace(path)
+    files.put(path, "\n".join([*lines[:-1], json.dumps(last)]) + "\n")
     return f"caught up: {last['waterfall']['again']} steps done again; {total(last['waterfall']):.1f} s lost in all"
 
 

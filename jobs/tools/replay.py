@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.errors import Mistake
+from jobs.cli.files import free
 from jobs.telemetry import folder as runfolder
 from jobs.tools.record import Record, find
 
@@ -289,12 +290,7 @@ def _tell(lines: Sequence[str]) -> None:
 
 def _fresh(record: Record) -> Path:
     """A folder beside the run's that is not there yet."""
-    number = 1
-    while True:
-        folder = record.folder.with_name(f"{record.name}-replay{f'-{number}' if number > 1 else ''}")
-        if not folder.exists():
-            return folder
-        number += 1
+    return free(record.folder.with_name(f"{record.name}-replay"))
 
 
 def check(record: Record) -> None:
