@@ -334,6 +334,11 @@ class Cluster:
         return self.spec.place
 
     @property
+    def stacks(self) -> list[str]:
+        """Names of the stacks that its nodes have."""
+        return sorted({pool.stack.name for pool in self.pools if pool.stack})
+
+    @property
     def where(self) -> PlaceFacts:
         """What is true of its place."""
         return PLACES[self.place]

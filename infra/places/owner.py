@@ -5,12 +5,12 @@ container and network of it; what was made before there was one is known by Comp
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from infra.base import lock
-from infra.base.errors import Mistake
+from infra.base.errors import Failure, Mistake
 from infra.base.paths import CHECKOUT, build, cache
 from infra.host import engine
 from infra.model.cluster import Cluster
@@ -73,7 +73,12 @@ def working(cluster: Cluster, *, removing: bool = False) -> Iterator[None]:
     """
     here = cluster.place in FOUND_BY
     file = cache() / "locks" / f"cluster-{cluster.name}" if here else build(cluster.name) / "cluster.lock"
-    refuse_others(cluster, removing=removing)  # said first: to wait for it would not help
-    with lock.held(file, f"cluster '{cluster.name}'"):
-        refuse_others(cluster, removing=removing)  # it may have been made since
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.held(file, f"cluster '{cluster.name}'"))
+        except Failure:
+            # That it is another checkout's says more: to wait for it would not help.
+            refuse_others(cluster, removing=removing)
+            raise
+        refuse_others(cluster, removing=removing)
         yield

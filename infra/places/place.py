@@ -12,13 +12,14 @@ def of(cluster: Cluster) -> Place:
         from infra.places.site.place import SitePlace
 
         return SitePlace(cluster)
-    from infra.places.kind.place import KindPlace
-    from infra.places.lab.place import LabPlace
-
     parts: list[Place] = []
     if "slurm" in cluster.schedulers:
+        from infra.places.lab.place import LabPlace
+
         parts.append(LabPlace(cluster))
     if "kubernetes" in cluster.schedulers:
+        from infra.places.kind.place import KindPlace
+
         parts.append(KindPlace(cluster))
     return parts[0] if len(parts) == 1 else Both(cluster, parts)
 

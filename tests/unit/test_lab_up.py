@@ -1,10 +1,13 @@
 """`make cluster-up` refuses what it cannot start before it touches the host. What it starts: tests/lab, machines."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from infra.base.errors import Mistake
+from infra.base.paths import CHECKOUT
 from infra.commands.cluster import plan, up
 from infra.places.verbs import next_line
 
@@ -74,3 +77,15 @@ def test_the_last_line_names_the_cluster_that_came_up() -> None:
         'Next:  eval "$(make env CLUSTER=clusters/byo.yaml)"     then   squeue   sacct'
     )
     assert "CLUSTER='my file.yaml'" in next_line("my file.yaml")
+
+
+@pytest.mark.parametrize(("name", "other"), [("lab", "kind"), ("kind", "lab"), ("site", "kind")])
+def test_a_place_imports_nothing_of_another(name: str, other: str) -> None:
+    """Each verb of each cluster would wait for it."""
+    code = (
+        "import sys; from infra.model.load import load_cluster; from infra.places.place import of;"
+        f"of(load_cluster('clusters/{name}.yaml'));"
+        f"print([each for each in sys.modules if each.startswith('infra.places.{other}')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -94,7 +94,7 @@ class Api:
 
     def get(self, kind: Resource, *, namespace: str | None = None, selector: str = "") -> list[Object]:
         """Every object of a kind, of all namespaces unless one is named."""
-        return self._list(kind, namespace, selector)[0]
+        return self.listed(kind, namespace, selector)[0]
 
     def read(self, kind: Resource, name: str, namespace: str | None = None) -> Object | None:
         """One object; None when it is not there."""
@@ -216,9 +216,6 @@ class Api:
         self, kind: Resource, namespace: str | None = None, selector: str = ""
     ) -> tuple[list[Object], str]:
         """Every object of a kind, and the version that `changes` goes on from."""
-        return self._list(kind, namespace, selector)
-
-    def _list(self, kind: Resource, namespace: str | None, selector: str) -> tuple[list[Object], str]:
         found = self._call(kind, "get", namespace=namespace, label_selector=selector or None)
         items: list[Object] = found["items"]
         for each in items:  # the server says it of the list only

@@ -51,7 +51,7 @@ def up(cluster: Cluster, manifest: str) -> None:
         with step("host") as this:
             docker.ensure(this)
         with step("stack") as this:
-            built = targets.ensure(["base", *_stacks(cluster)], this)
+            built = targets.ensure(["base", *cluster.stacks], this)
         with step("programs") as this:
             missing = [program for program in PROGRAMS if not programs.folder(program).is_dir()]
             building.wait(this)
@@ -86,7 +86,7 @@ def _nothing_to_do(kind: Kind, manifest: str) -> bool:
         return False
     if not docker.ready():
         return False
-    tags = targets.current(["kind-node", *_stacks(kind.cluster)])
+    tags = targets.current(["kind-node", *kind.cluster.stacks])
     if tags is None or _created(kind, tags["kind-node"]) != done.created or _applied(kind) != done.applied:
         return False
     there = kind.containers()
@@ -194,10 +194,6 @@ def _prove(kind: Kind, manifest: Path, done: Done, this: Step) -> job.Run:
     this.did(prove.trained(run, str(manifest)))
     done.submitted = ""
     return run
-
-
-def _stacks(cluster: Cluster) -> list[str]:
-    return sorted({pool.stack.name for pool in cluster.pools if pool.stack})
 
 
 def _created(kind: Kind, image: str) -> str:

@@ -49,7 +49,7 @@ def _bring_up(project: Project, cluster: Cluster, script: str) -> None:
     with step("host") as this:
         docker.ensure(this)
     with step("images") as this:
-        built = targets.ensure(["node", *_stacks(cluster)], this)
+        built = targets.ensure(["node", *cluster.stacks], this)
     with step("cluster") as this:
         done = _start(project, cluster, built["node"], this)
     if not done.verified:
@@ -122,7 +122,7 @@ def _nothing_to_do(project: Project, cluster: Cluster, script: str) -> bool:
         return False
     if not docker.ready():
         return False
-    tags = targets.current(["node", *_stacks(cluster)])
+    tags = targets.current(["node", *cluster.stacks])
     if tags is None or _digest(cluster, tags["node"]) != done.applied:
         return False
     nodes = project.containers()
@@ -277,10 +277,6 @@ def can_start(project: Project, user: str, script: str) -> bool:
     except Failure:
         return False
     return True
-
-
-def _stacks(cluster: Cluster) -> list[str]:
-    return sorted({pool.stack.name for pool in cluster.pools if pool.stack})
 
 
 def _digest(cluster: Cluster, image: str) -> str:

@@ -57,8 +57,7 @@ def tools(this: Step) -> None:
 
 def wanted(cluster: Cluster) -> list[str]:
     """Images and stacks that machines of place docker are made with."""
-    stacks = sorted({pool.stack.name for pool in cluster.pools if pool.stack})
-    return [machine_image(cluster.spec.machines.image), *stacks]
+    return [machine_image(cluster.spec.machines.image), *cluster.stacks]
 
 
 def provision(site: Site, this: Step, anew: str | None = None) -> bool:
