@@ -24,10 +24,10 @@ from infra.model.load import load_cluster
 from infra.places.kind import manifests
 from infra.places.kind.cluster import Kind
 from infra.places.kind.facts import name, ready
-from infra.places.kind.job import DEFAULT
 from infra.places.kind.manifests import Manifest
 from infra.places.kind.objects import CLUSTER_QUEUES, NAMESPACES, NODES, Object, Resource
 from infra.places.kind.view import View, gone
+from infra.places.verbs import KUBERNETES_JOB
 from infra.render.kubernetes import nodes as rendered
 from infra.render.kubernetes import queues, teams
 from infra.render.kubernetes.quotas import capacity, resources
@@ -126,7 +126,7 @@ def node(cluster: Cluster, number: int) -> Object:
 
 def job(name: str, priority: str) -> Object:
     """k8s/pytorchjob.yaml on two whole nodes, without the volumes, which no one would mount."""
-    (committed,) = manifests.read(CHECKOUT / DEFAULT, DEFAULT)
+    (committed,) = manifests.read(CHECKOUT / KUBERNETES_JOB, KUBERNETES_JOB)
     data: Object = json.loads(
         json.dumps(committed)
     )  # without anchors, so that a change is made once for each

@@ -28,6 +28,7 @@ from infra.places.kind.facts import JOB_LABEL, name
 from infra.places.kind.objects import JOBS, NODES, PODS, WORKLOADS
 from infra.places.kind.up import PROGRAMS
 from infra.places.kind.view import gone
+from infra.places.verbs import KUBERNETES_JOB
 from infra.proof import run as job
 
 READY_GOAL_S, STEP_GOAL_S, DISK_GOAL_GB = 75, 120, 25
@@ -77,7 +78,7 @@ def run_job(world: World) -> Result:
     limit = (imported + ABOVE_IMPORT_S, f"import torch + {ABOVE_IMPORT_S} s")
     return Result(
         "kind-job",
-        f"`kubectl apply` of {jobs.DEFAULT} typed, to the end of the first training step on 2 nodes by the job's"
+        f"`kubectl apply` of {KUBERNETES_JOB} typed, to the end of the first training step on 2 nodes by the job's"
         f" clock, median of {REPEATS}; apply: until kubectl has ended; admitted, scheduled, running: until a watch"
         " tells so of the job, of its last pod, of its first pod; agent: torchrun's own import and the rendezvous,"
         " which waits for the second pod; the one import: in the image `base` on one core, median of"
@@ -228,7 +229,7 @@ _numbers = iter(range(1, 1000))
 def _manifest(world: World, kind: Kind, *options: str) -> tuple[job.Run, Path]:
     """The default job under a name of its own, with options for the program."""
     called = f"bench-{next(_numbers)}"
-    (data,) = manifests.read(world.checkout / jobs.DEFAULT, jobs.DEFAULT)
+    (data,) = manifests.read(world.checkout / KUBERNETES_JOB, KUBERNETES_JOB)
     data = json.loads(json.dumps(data))  # without anchors, so that a change is made once for each
     data["metadata"]["name"] = called
     for replica in data["spec"]["pytorchReplicaSpecs"].values():

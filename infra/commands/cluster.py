@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from infra.base.errors import Failure, Mistake
+from infra.places import verbs
 from infra.places.verbs import JOB, Place
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -20,7 +21,7 @@ File = Annotated[Path, typer.Argument(metavar="CLUSTER", help="a cluster file")]
 Node = Annotated[str, typer.Argument(help="a node's name, as `make status` shows it")]
 Json = Annotated[bool, typer.Option("--json", help="for machines")]
 Requeue = Annotated[bool, typer.Option(help="jobs that are in the way are requeued, not waited for")]
-LAB = Path("clusters/lab.yaml")
+LAB = Path(verbs.LAB)
 
 
 def place(file: Path) -> Place:

@@ -5,11 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+from infra.commands.cluster import LAB, File, Json
 
-LAB = Path("clusters/lab.yaml")
-ClusterArgument = Annotated[Path, typer.Argument(metavar="CLUSTER", help="A file of clusters/.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command()
@@ -33,7 +31,7 @@ def check(
 
 @app.command()
 def render(
-    cluster: ClusterArgument = LAB,
+    cluster: File = LAB,
     output: Annotated[
         Path | None, typer.Option(help="Folder to write to; build/<cluster> when missing.")
     ] = None,
@@ -63,7 +61,7 @@ def render(
 
 
 @app.command()
-def show(cluster: ClusterArgument = LAB, json: Json = False) -> None:
+def show(cluster: File = LAB, json: Json = False) -> None:
     """Show a cluster: pools with nodes, cores, GPUs, memory, power and price per hour, and their sums.
 
     Example: python -m infra show clusters/lab.yaml --json

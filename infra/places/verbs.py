@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from infra.model.cluster import Cluster, Scheduler
 
 LAB = "clusters/lab.yaml"  # the cluster that is meant when nobody names one
-JOB = "jobs/ddp.sbatch"  # what proves a cluster when nobody names a job: there, or its like of another scheduler
+JOB = "jobs/ddp.sbatch"  # what proves a cluster when nobody names a job
+KUBERNETES_JOB = "k8s/pytorchjob.yaml"  # the same job for Kubernetes
 
 
 def next_line(file: str, *commands: str) -> str:

@@ -27,6 +27,7 @@ from infra.places.kind import job as jobs
 from infra.places.kind.cluster import Kind
 from infra.places.kind.objects import JOBS, PODS
 from infra.places.kind.view import View, gone
+from infra.places.verbs import KUBERNETES_JOB
 from infra.proof import run as job
 from tests import trials
 from tests.training import STEPS, TRAIN, History, history
@@ -68,7 +69,7 @@ class Trial:
         name: str,
         *options: str,
         change: Callable[[Any], None] | None = None,
-        like: str = jobs.DEFAULT,
+        like: str = KUBERNETES_JOB,
     ) -> Path:
         """The manifest `like` under another name, with more options for the program and one change."""
         (data,) = manifests.read(CHECKOUT / like, like)
@@ -90,7 +91,7 @@ class Trial:
         name: str,
         *options: str,
         change: Callable[[Any], None] | None = None,
-        like: str = jobs.DEFAULT,
+        like: str = KUBERNETES_JOB,
     ) -> job.Run:
         """`kubectl apply -f` of such a job."""
         self.ok(f"kubectl apply -f {self.manifest(name, *options, change=change, like=like)}")

@@ -33,7 +33,6 @@ from infra.places.kind.view import View, gone
 from infra.proof import run as job
 from infra.render.launchers import UID
 
-DEFAULT = "k8s/pytorchjob.yaml"  # what proves a cluster when nothing else is asked for
 ASKED = (NODES, PODS, JOBS, WORKLOADS, EVENTS)  # what says how a job is
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 KUBECTL = "kubectl"  # in whose name jobs are applied, so that their users go on with `kubectl apply`

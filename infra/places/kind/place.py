@@ -5,13 +5,13 @@ from typing import Any
 from infra.base.progress import step
 from infra.model.cluster import Cluster
 from infra.places.kind.cluster import Kind
-from infra.places.verbs import Place
+from infra.places.verbs import KUBERNETES_JOB, Place
 
 
 class KindPlace(Place):
     what = "a cluster of kind"
     scheduler = "kubernetes"
-    job = "k8s/pytorchjob.yaml"
+    job = KUBERNETES_JOB
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)

@@ -26,7 +26,7 @@ from infra.places.kind.facts import jobs as listed
 from infra.places.kind.facts import name, ready, reason
 from infra.places.kind.objects import NODES, Undefined
 from infra.places.kind.view import View
-from infra.places.verbs import next_line
+from infra.places.verbs import KUBERNETES_JOB, next_line
 from infra.proof import prove
 from infra.proof import run as job
 from infra.render import render, write
@@ -77,7 +77,7 @@ def up(cluster: Cluster, manifest: str) -> None:
         prove.say_what_it_learned(run)
         done.proved = run.id
         done.save(kind.folder)
-    console.print(next_line(cluster.file, f"kubectl apply -f {jobs.DEFAULT}"))
+    console.print(next_line(cluster.file, f"kubectl apply -f {KUBERNETES_JOB}"))
 
 
 def _nothing_to_do(kind: Kind, manifest: str) -> bool:
