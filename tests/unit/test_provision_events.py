@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("infra.provision.events")
-
 from infra.provision.docker.difference import machine_differences
 from infra.provision.events import Report, differences, kind_of, plain
 
